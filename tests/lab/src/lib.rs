@@ -1,0 +1,1 @@
+//! Two nodes and their pods in network namespaces, for tests and the demo.

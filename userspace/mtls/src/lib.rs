@@ -1,0 +1,1 @@
+//! SPIFFE mutual TLS on rustls: credentials, bundles, verifiers with a reason for each refusal.

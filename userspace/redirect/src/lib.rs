@@ -1,0 +1,1 @@
+//! Kernel contact: the only userspace crate with aya or unsafe.

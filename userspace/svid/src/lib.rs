@@ -1,0 +1,1 @@
+//! Where identities come from: keys, signing client, rotation.

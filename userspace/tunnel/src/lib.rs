@@ -1,0 +1,1 @@
+//! The mTLS conversation between agents: HBONE.

@@ -1,0 +1,9 @@
+//! Who lives here: workloads, services and the roster, a consistent snapshot of both that answers
+//! "who has this address" and "which endpoints does this service have". Pure.
+
+mod model;
+
+pub use model::{
+    ActionDefault, Mesh, MtlsDefault, Phase, Protocol, Service, ServiceName, ServicePort, TargetPort, Workload,
+    WorkloadUid,
+};
