@@ -2,8 +2,11 @@
 //! "who has this address" and "which endpoints does this service have". Pure.
 
 mod model;
+mod roster;
+mod shards;
 
 pub use model::{
     ActionDefault, Mesh, MtlsDefault, Phase, Protocol, Service, ServiceName, ServicePort, TargetPort, Workload,
     WorkloadUid,
 };
+pub use roster::{Endpoint, EndpointError, Found, Roster, RosterEdit};

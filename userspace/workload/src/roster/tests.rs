@@ -1,0 +1,1 @@
+//! The roster against a plain model, and the questions that it answers.

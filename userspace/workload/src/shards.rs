@@ -1,0 +1,73 @@
+//! A map whose copies share what did not change: a fixed number of small hash maps behind `Arc`.
+//! Copying it costs one reference count per shard, changing an entry copies one shard.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash},
+    sync::Arc,
+};
+
+/// A roster of 10,000 workloads has about 40 entries per shard: a change copies those.
+const SHARDS: usize = 256;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Shards<K, V> {
+    shards: Vec<Arc<HashMap<K, V>>>,
+    len: usize,
+}
+
+impl<K, V> Default for Shards<K, V> {
+    fn default() -> Self {
+        Self { shards: vec![Arc::default(); SHARDS], len: 0 }
+    }
+}
+
+fn place<K: Hash>(key: &K) -> usize {
+    let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(key);
+    // The remainder is below SHARDS and fits.
+    (hash % SHARDS as u64) as usize
+}
+
+impl<K: Hash + Eq + Clone, V: Clone> Shards<K, V> {
+    pub(crate) fn get(&self, key: &K) -> Option<&V> {
+        self.shards[place(key)].get(key)
+    }
+
+    pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
+        let old = Arc::make_mut(&mut self.shards[place(&key)]).insert(key, value);
+        self.len += usize::from(old.is_none());
+        old
+    }
+
+    pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
+        let shard = &mut self.shards[place(key)];
+        if !shard.contains_key(key) {
+            return None;
+        }
+        self.len -= 1;
+        Arc::make_mut(shard).remove(key)
+    }
+
+    /// The value of `key`, made by `V::default` where there is none; `change` edits it, and an entry for which
+    /// `change` answers false is removed.
+    pub(crate) fn update(&mut self, key: &K, change: impl FnOnce(&mut V) -> bool)
+    where
+        V: Default,
+    {
+        let shard = Arc::make_mut(&mut self.shards[place(key)]);
+        let had = shard.contains_key(key);
+        let keep = change(shard.entry(key.clone()).or_default());
+        if !keep {
+            shard.remove(key);
+        }
+        self.len = self.len + usize::from(keep) - usize::from(had);
+    }
+
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+        self.shards.iter().flat_map(|shard| shard.values())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+}
