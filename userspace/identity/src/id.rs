@@ -7,6 +7,8 @@ pub const MAX_ID_LEN: usize = 2048;
 /// Longest trust domain name, in bytes (SPIFFE-ID section 2.1).
 pub const MAX_TRUST_DOMAIN_LEN: usize = 255;
 const SCHEME: &str = "spiffe://";
+const NODE_PATH: &str = "/culvert/node/";
+const CONTROL_PATH: &str = "/culvert/control";
 
 /// The name of a trust domain, such as `cluster.local`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -55,6 +57,24 @@ pub enum IdError {
     PathChar,
 }
 
+impl IdError {
+    /// The stable word for logs, metric labels and status.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::TooLong => "too_long",
+            Self::Scheme => "scheme",
+            Self::NoTrustDomain => "no_trust_domain",
+            Self::TrustDomainTooLong => "trust_domain_too_long",
+            Self::TrustDomainChar => "trust_domain_char",
+            Self::EmptySegment => "empty_segment",
+            Self::TrailingSlash => "trailing_slash",
+            Self::DotSegment => "dot_segment",
+            Self::PathChar => "path_char",
+        }
+    }
+}
+
 impl TrustDomain {
     /// Reads the bare name of a trust domain (`cluster.local`, without scheme or path).
     pub fn parse(name: &str) -> Result<Self, IdError> {
@@ -87,6 +107,25 @@ impl SpiffeId {
     /// The identity of a Kubernetes service account in Istio's layout, `spiffe://TD/ns/NS/sa/SA`.
     pub fn of_service_account(domain: &TrustDomain, namespace: &str, account: &str) -> Result<Self, IdError> {
         Self::parse(&format!("{SCHEME}{domain}/ns/{namespace}/sa/{account}"))
+    }
+
+    /// The identity of a node's agent towards the control plane, `spiffe://TD/culvert/node/NAME`.
+    pub fn of_node(domain: &TrustDomain, node: &str) -> Result<Self, IdError> {
+        if node.contains('/') {
+            return Err(IdError::PathChar);
+        }
+        Self::parse(&format!("{SCHEME}{domain}{NODE_PATH}{node}"))
+    }
+
+    /// The identity of the control plane, `spiffe://TD/culvert/control`.
+    pub fn of_control(domain: &TrustDomain) -> Self {
+        let text = format!("{SCHEME}{domain}{CONTROL_PATH}");
+        Self { text: text.into(), path_at: SCHEME.len() + domain.0.len() }
+    }
+
+    /// The node's name, present only when the path is exactly `/culvert/node/NAME`.
+    pub fn node(&self) -> Option<&str> {
+        self.path().strip_prefix(NODE_PATH).filter(|name| !name.is_empty() && !name.contains('/'))
     }
 
     /// The whole ID, `spiffe://TD/path`.
@@ -184,3 +223,6 @@ impl fmt::Debug for TrustDomain {
         f.write_str(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests;
