@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo:rerun-if-changed={file}");
     }
     let descriptors = protox::compile(files, ["proto"])?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    // Ordered maps: the same resource always has the same bytes, and so the same version.
+    tonic_prost_build::configure().btree_map(".culvert.v1").compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,4 +1,14 @@
 //! The messages between control plane and agents, and their conversion to domain types.
+//!
+//! A message that says something this version does not understand is refused whole, with the field named: half of a
+//! rule could let in what the whole one keeps out.
+
+mod read;
+pub mod report;
+pub mod resource;
+
+pub use read::{Fault, FieldError};
+pub use resource::{Kind, Resource, ResourceError, SYNCED_NAME, TrustBundle};
 
 /// Generated messages and services.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
