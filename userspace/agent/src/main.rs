@@ -1,2 +1,47 @@
-//! The node agent.
-fn main() {}
+//! `culvert-agent`: the node daemon, and two small clients of its enrolment socket.
+
+use std::{fs::File, path::Path, process::ExitCode};
+
+use clap::Parser;
+use culvert_agent::{
+    enrol::protocol::{self, Request},
+    settings::{Cli, Command, Settings, exit},
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    ExitCode::from(match cli.command {
+        Some(Command::Enrol { socket, uid, netns }) => match File::open(&netns) {
+            Ok(file) => ask(&socket, &Request::Enrol { uid }, Some(file.into())),
+            Err(error) => {
+                eprintln!("--netns {netns}: {error}");
+                exit::USAGE
+            }
+        },
+        Some(Command::Withdraw { socket, uid }) => ask(&socket, &Request::Withdraw { uid }, None),
+        None => run(&cli.run),
+    })
+}
+
+fn ask(socket: &str, request: &Request, netns: Option<std::os::fd::OwnedFd>) -> u8 {
+    match protocol::ask(Path::new(socket), request, netns) {
+        Ok(answer) => {
+            println!("{}", serde_json::to_string(&answer).unwrap_or_default());
+            if answer.ok { exit::OK } else { exit::REFUSED }
+        }
+        Err(error) => {
+            eprintln!("{:#}", anyhow::Error::from(error));
+            exit::UNAVAILABLE
+        }
+    }
+}
+
+fn run(raw: &culvert_agent::settings::Run) -> u8 {
+    match Settings::check(raw) {
+        Err(faults) => {
+            faults.iter().for_each(|fault| eprintln!("{fault}"));
+            exit::USAGE
+        }
+        Ok(_settings) => exit::OK,
+    }
+}

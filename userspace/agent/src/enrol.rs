@@ -1,0 +1,3 @@
+//! Bringing pods under culvert and letting them go.
+
+pub mod protocol;

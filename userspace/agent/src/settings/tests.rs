@@ -1,0 +1,97 @@
+use std::time::Duration;
+
+use clap::{CommandFactory, Parser};
+
+use super::{Cli, LogFormat, Settings};
+
+const GOOD: [&str; 7] =
+    ["culvert-agent", "--node", "node-1", "--control", "https://10.0.0.1:15012", "--control-root", "root.pem"];
+
+fn check(more: &[&str]) -> Result<Settings, Vec<String>> {
+    let cli = Cli::try_parse_from(GOOD.iter().chain(more)).expect("flags are known");
+    Settings::check(&cli.run).map_err(|faults| faults.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn the_smallest_set_of_settings_is_enough() {
+    let settings = check(&[]).expect("good settings");
+    assert_eq!(&*settings.node, "node-1");
+    assert_eq!(settings.control.to_string(), "10.0.0.1:15012");
+    assert_eq!(settings.log_format, LogFormat::Text);
+    assert_eq!(settings.drain, Duration::from_secs(5));
+    assert!(settings.workers >= 1);
+    assert_eq!(settings.max_connection_age, None, "maxConnectionAge is off by default");
+    assert!(!settings.withdraw_on_exit, "pods stay closed when the agent stops");
+}
+
+#[test]
+fn all_faults_come_together() {
+    let cli = Cli::try_parse_from([
+        "culvert-agent",
+        "--control",
+        "http://10.0.0.1:15012",
+        "--run-dir",
+        "relative",
+        "--metrics",
+        "nowhere",
+        "--log-format",
+        "xml",
+        "--workers",
+        "0",
+        "--max-connection-age",
+        "5 minutes",
+    ])
+    .expect("flags are known");
+    let faults = Settings::check(&cli.run).expect_err("nearly everything is wrong");
+    let named: Vec<_> = faults.iter().map(|fault| fault.setting).collect();
+    assert_eq!(
+        named,
+        [
+            "--node",
+            "--control",
+            "--control-root",
+            "--run-dir",
+            "--metrics",
+            "--log-format",
+            "--workers",
+            "--max-connection-age"
+        ]
+    );
+}
+
+#[test]
+fn values_that_look_right_are_still_checked() {
+    for (flag, value) in [
+        ("--node", "Node_1"),
+        ("--control", "https://control.example:15012"),
+        ("--control", "https://10.0.0.1"),
+        ("--trust-domain", "Upper.Case"),
+        ("--drain", "0s"),
+        ("--max-connections", "0"),
+        ("--log", "culvert=nonsense"),
+    ] {
+        // the last flag wins only for flags not in GOOD: build the list anew
+        let mut args: Vec<&str> = vec!["culvert-agent"];
+        for pair in [("--node", "node-1"), ("--control", "https://10.0.0.1:1"), ("--control-root", "r")] {
+            if pair.0 != flag {
+                args.extend([pair.0, pair.1]);
+            }
+        }
+        args.extend([flag, value]);
+        let cli = Cli::try_parse_from(args).expect("flags are known");
+        let faults = Settings::check(&cli.run).expect_err(value);
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert_eq!(faults[0].setting, flag);
+    }
+}
+
+#[test]
+fn every_setting_is_documented() {
+    let page = include_str!("../../../../docs/operating/settings.md");
+    let documented: Vec<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("| `--")?.split(['`', ' ']).next()).collect();
+    let command = Cli::command();
+    let mut flags: Vec<&str> = command.get_arguments().filter_map(|arg| arg.get_long()).collect();
+    flags.retain(|flag| !matches!(*flag, "help" | "version"));
+    assert_eq!(flags, documented, "docs/operating/settings.md lists the flags in their order");
+}
