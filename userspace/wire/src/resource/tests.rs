@@ -93,10 +93,8 @@ fn workload() -> impl Strategy<Value = Resource> {
 }
 
 fn service() -> impl Strategy<Value = Resource> {
-    let target = prop_oneof![
-        port().prop_map(TargetPort::Number),
-        word().prop_map(|name| TargetPort::Name(name.into()))
-    ];
+    let target =
+        prop_oneof![port().prop_map(TargetPort::Number), word().prop_map(|name| TargetPort::Name(name.into()))];
     let ports = collection::btree_map(port(), ("[a-z]{0,4}", target), 0..4);
     (word(), word(), addresses(), ports, any::<bool>()).prop_map(|(namespace, name, vips, ports, publish_not_ready)| {
         let ports = ports.into_iter().map(|(port, (name, target))| ServicePort { name: name.into(), port, target });
@@ -170,23 +168,22 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 fn condition() -> impl Strategy<Value = Condition> {
-    (word(), texts(), collection::vec("[a-z]{1,3}", 1..3))
-        .prop_map(|(key, values, not_values)| Condition { key, values, not_values })
+    (word(), texts(), collection::vec("[a-z]{1,3}", 1..3)).prop_map(|(key, values, not_values)| Condition {
+        key,
+        values,
+        not_values,
+    })
 }
 
 fn rules() -> impl Strategy<Value = Vec<Rule>> {
-    let rule = (
-        collection::vec(source(), 0..3),
-        collection::vec(operation(), 0..3),
-        collection::vec(condition(), 0..3),
-    )
-        .prop_map(|(from, to, when)| Rule { from, to, when });
+    let rule =
+        (collection::vec(source(), 0..3), collection::vec(operation(), 0..3), collection::vec(condition(), 0..3))
+            .prop_map(|(from, to, when)| Rule { from, to, when });
     collection::vec(rule, 0..3)
 }
 
 fn authorization() -> impl Strategy<Value = Resource> {
-    let action =
-        prop_oneof![Just(Action::Allow), Just(Action::Deny), Just(Action::Audit), Just(Action::Custom)];
+    let action = prop_oneof![Just(Action::Allow), Just(Action::Deny), Just(Action::Audit), Just(Action::Custom)];
     (word(), word(), selector(), action, any::<bool>(), rules(), option::of(word())).prop_map(
         |(namespace, name, selector, action, dry_run, rules, invalid)| {
             Resource::AuthorizationPolicy(AuthorizationPolicy {
@@ -202,12 +199,7 @@ fn authorization() -> impl Strategy<Value = Resource> {
 }
 
 fn mode() -> impl Strategy<Value = MtlsMode> {
-    prop_oneof![
-        Just(MtlsMode::Unset),
-        Just(MtlsMode::Disable),
-        Just(MtlsMode::Permissive),
-        Just(MtlsMode::Strict)
-    ]
+    prop_oneof![Just(MtlsMode::Unset), Just(MtlsMode::Disable), Just(MtlsMode::Permissive), Just(MtlsMode::Strict)]
 }
 
 fn authentication() -> impl Strategy<Value = Resource> {
@@ -300,7 +292,11 @@ fn a_bad_workload_names_its_field() {
         (|w| w.service_account = "a b".into(), "service_account", "bad_identity"),
         (|w| w.trust_domain = "UPPER".into(), "trust_domain", "bad_trust_domain"),
         (|w| w.addresses = vec![vec![10, 0, 0, 1], vec![1, 2, 3]], "addresses[1]", "bad_address"),
-        (|w| w.addresses = vec!["::ffff:10.0.0.1".parse::<std::net::Ipv6Addr>().unwrap().octets().to_vec()], "addresses[0]", "bad_address"),
+        (
+            |w| w.addresses = vec!["::ffff:10.0.0.1".parse::<std::net::Ipv6Addr>().unwrap().octets().to_vec()],
+            "addresses[0]",
+            "bad_address",
+        ),
         (|w| w.addresses = vec![vec![10, 0, 0, 1]; 2], "addresses[1]", "duplicate_entry"),
         (|w| w.named_ports = [("http".into(), 65536)].into(), "named_ports[\"http\"]", "bad_port"),
         (|w| w.probe_ports = vec![80, 0], "probe_ports[1]", "bad_port"),
@@ -330,7 +326,11 @@ fn a_rule_that_lost_something_is_refused_rather_than_widened() {
         (|p| p.selector = None, "selector", "field_missing"),
         (|p| p.selector.as_mut().unwrap().scope = 7, "selector.scope", "unknown_value"),
         (|p| p.selector.as_mut().unwrap().scope = 1, "selector.labels", "matches_all"),
-        (|p| p.selector.as_mut().unwrap().labels = [("a".into(), "b".into())].into(), "selector.labels", "unknown_value"),
+        (
+            |p| p.selector.as_mut().unwrap().labels = [("a".into(), "b".into())].into(),
+            "selector.labels",
+            "unknown_value",
+        ),
         (|p| p.action = 9, "action", "unknown_value"),
         (|p| p.rules[0].from[0] = message::Source::default(), "rules[0].from[0].(Source)", "matches_all"),
         (|p| p.rules[0].from[0].principals[0].clear(), "rules[0].from[0].principals[0]", "field_missing"),
@@ -369,12 +369,8 @@ fn other_bad_fields_are_named() {
     };
     assert_eq!(refused(Kind::Mesh, "mesh", &mesh), ("cluster_ranges[0]".into(), "bad_cidr"));
     let port = message::ServicePort { port: 80, ..Default::default() };
-    let service = message::Service {
-        namespace: "shop".into(),
-        name: "web".into(),
-        ports: vec![port],
-        ..Default::default()
-    };
+    let service =
+        message::Service { namespace: "shop".into(), name: "web".into(), ports: vec![port], ..Default::default() };
     assert_eq!(refused(Kind::Service, "shop/web", &service), ("ports[0].target".into(), "field_missing"));
 }
 
