@@ -1,0 +1,1 @@
+//! The wire behind one small trait.
