@@ -1,2 +1,88 @@
-//! x
-fn main() {}
+//! The project's tasks: `cargo xtask help`.
+
+mod check;
+mod conformance;
+mod demo;
+mod ebpf;
+mod fuzz;
+mod mutants;
+mod paths;
+mod pins;
+mod preflight;
+mod shell;
+mod tally;
+mod test;
+mod tools;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, tests and shows culvert.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    /// Install what is missing without asking (also with CI=true in the environment).
+    #[arg(long, global = true)]
+    yes: bool,
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Builds the BPF programs into target/ebpf/culvert-programs.
+    BuildEbpf,
+    /// Lists the tools that culvert is built and tested with: what is installed, what would be.
+    Tools {
+        /// Install what is missing, after asking.
+        #[arg(long)]
+        install: bool,
+    },
+    /// Runs the tests: every crate's, then the kernel, lab and end-to-end tests, which need root.
+    Test(test::Arguments),
+    /// Runs the main job on two nodes and five pods and prints who called whom, over what, and why.
+    Demo {
+        /// Run these Kubernetes manifests instead of deploy/examples.
+        #[arg(long, value_name = "DIR")]
+        manifests: Option<PathBuf>,
+    },
+    /// Runs a directory of third-party case files through the real parser, validator and decision code.
+    Conformance {
+        /// The directory.
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Fuzzes every parser of foreign bytes and prints executions and coverage.
+    Fuzz(fuzz::Arguments),
+    /// Runs one of the checks, or all of them.
+    Check {
+        /// Which one; all when left out.
+        which: Option<check::Which>,
+        /// With `abi`: record the present layout under its new version.
+        #[arg(long)]
+        update: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let consent = tools::Consent::new(arguments.yes);
+    let outcome = match arguments.task {
+        Task::BuildEbpf => ebpf::build(consent).map(|object| println!("{}", object.display())),
+        Task::Tools { install } => tools::show(install, consent),
+        Task::Test(wanted) => test::run(&wanted, consent),
+        Task::Demo { manifests } => demo::run(manifests.as_deref(), consent),
+        Task::Conformance { dir } => conformance::run(&dir),
+        Task::Fuzz(wanted) => fuzz::alone(&wanted),
+        Task::Check { which, update } => check::run(which, update, consent),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

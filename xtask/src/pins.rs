@@ -1,0 +1,59 @@
+//! Every tool version that culvert is built and tested with. The one place: everything else asks here
+//! (`cargo xtask tools`), and `cargo xtask check versions` keeps it so. The Rust compiler is pinned in
+//! `rust-toolchain.toml`, libraries in `Cargo.lock`.
+
+/// Links BPF objects. Built against the distribution's LLVM, see docs/decisions/0002-ebpf-toolchain.md.
+pub(crate) const BPF_LINKER: Tool =
+    Tool { name: "bpf-linker", version: "0.13.0", arguments: &["--no-default-features", "--features", "llvm-22"] };
+
+/// Licences, bans, sources, advisories.
+pub(crate) const CARGO_DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2", arguments: &[] };
+
+/// LLVM's major version: what bpf-linker is built against must be what the BPF compiler was built with.
+pub(crate) const LLVM_MAJOR: u32 = 22;
+
+/// The variable by which bpf-linker's build finds that LLVM; it names the version.
+pub(crate) const LLVM_PREFIX_VARIABLE: &str = "LLVM_SYS_221_PREFIX";
+
+/// The oldest kernel with everything the capture needs (sk_lookup of 5.9, ring buffer and CAP_BPF of 5.8).
+pub(crate) const KERNEL_FLOOR: (u32, u32) = (5, 10);
+
+/// A distribution package.
+pub(crate) struct Package {
+    /// Debian's and Ubuntu's name.
+    pub(crate) name: &'static str,
+    /// What it is for.
+    pub(crate) purpose: &'static str,
+}
+
+/// To build bpf-linker.
+pub(crate) const LINKER_PACKAGES: &[Package] = &[
+    Package { name: "llvm-22-dev", purpose: "LLVM for bpf-linker" },
+    Package { name: "libpolly-22-dev", purpose: "part of LLVM's libraries" },
+    Package { name: "zlib1g-dev", purpose: "library LLVM links" },
+    Package { name: "libzstd-dev", purpose: "library LLVM links" },
+    Package { name: "g++", purpose: "C++ runtime to link LLVM" },
+];
+
+/// To compile the BPF programs where rustup has no nightly with rust-src.
+pub(crate) const COMPILER_PACKAGES: &[Package] = &[
+    Package { name: "rustc-web", purpose: "compiler for the BPF target" },
+    Package { name: "cargo-web", purpose: "its cargo" },
+    Package { name: "rust-web-src", purpose: "source of core, built for the BPF target" },
+];
+
+/// To run the lab.
+pub(crate) const LAB_PACKAGES: &[Package] = &[
+    Package { name: "iproute2", purpose: "`ip`: namespaces and links of the lab" },
+    Package { name: "util-linux", purpose: "`unshare`, `nsenter`, `setpriv`: the sandbox" },
+];
+
+/// A program from the Rust registry, installed into `target/tools`.
+pub(crate) struct Tool {
+    /// Crate and program.
+    pub(crate) name: &'static str,
+    /// Exactly this version.
+    pub(crate) version: &'static str,
+    /// More arguments of `cargo install`.
+    pub(crate) arguments: &'static [&'static str],
+}

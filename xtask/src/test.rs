@@ -1,0 +1,118 @@
+//! `cargo xtask test`: every test, counted.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::tally::Tally;
+use crate::tools::{self, Consent, Need};
+use crate::{check, demo, ebpf, fuzz, mutants, preflight, shell};
+
+/// The crates whose tests need root and namespaces.
+const PRIVILEGED: &[&str] = &["culvert-lab", "culvert-netns-tests", "culvert-e2e"];
+
+/// Sandboxes at a time: each holds two nodes, agents and a control plane.
+const SANDBOXES: &str = "2";
+
+/// What to run.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Only what needs neither root nor the release programs: leaves out the lab, kernel, end-to-end and fuzz tests.
+    #[arg(long)]
+    fast: bool,
+    /// Also the tests that take minutes each (soaks, 1 GiB transfers), and fuzz longer.
+    #[arg(long)]
+    long: bool,
+    /// Instead: apply each patch of tests/mutants to a copy and demand that its test fails.
+    #[arg(long)]
+    mutants: bool,
+    /// Only tests whose name contains one of these words.
+    filters: Vec<String>,
+}
+
+/// Runs what was asked for, prints `N passed, N failed` as its last line and fails when something failed.
+pub(crate) fn run(wanted: &Arguments, consent: Consent) -> Result<()> {
+    let mut tally = Tally::default();
+    if wanted.mutants {
+        privileged_ready(consent)?;
+        mutants::run(&wanted.filters, &mut tally)?;
+    } else {
+        if !wanted.fast {
+            privileged_ready(consent)?;
+        }
+        suites(wanted, consent, &mut tally)?;
+    }
+    close(wanted, &tally)
+}
+
+fn privileged_ready(consent: Consent) -> Result<()> {
+    preflight::kernel_work()?;
+    tools::ensure(&[Need::Ebpf, Need::Lab], consent)
+}
+
+fn suites(wanted: &Arguments, consent: Consent, tally: &mut Tally) -> Result<()> {
+    if wanted.filters.is_empty() {
+        tally.note("check arrows", check::arrows::run());
+        tally.note("check versions", check::versions::run());
+    }
+    if wanted.fast {
+        return tally.run("crates", &mut crates(wanted));
+    }
+    let object = ebpf::build(consent)?;
+    let programs = demo::build_programs()?;
+    tally.run("crates", crates(wanted).env("CULVERT_EBPF_OBJECT", &object))?;
+    let mut privileged = cargo_test();
+    for package in PRIVILEGED {
+        privileged.args(["--package", package]);
+    }
+    privileged.args(["--", "--test-threads", SANDBOXES]).args(after_dashes(wanted));
+    privileged.env("CULVERT_EBPF_OBJECT", &object).env("CULVERT_BIN_DIR", &programs);
+    tally.run("lab, kernel, end to end", &mut privileged)?;
+    if wanted.filters.is_empty() {
+        fuzz::run(wanted.long, tally)?;
+    }
+    Ok(())
+}
+
+fn crates(wanted: &Arguments) -> Command {
+    let mut command = cargo_test();
+    command.arg("--workspace");
+    for package in PRIVILEGED {
+        command.args(["--exclude", package]);
+    }
+    command.arg("--").args(after_dashes(wanted));
+    command
+}
+
+fn cargo_test() -> Command {
+    let mut command = shell::cargo();
+    command.args(["test", "--no-fail-fast"]);
+    command
+}
+
+fn after_dashes(wanted: &Arguments) -> Vec<&str> {
+    let long = wanted.long.then_some("--include-ignored");
+    long.into_iter().chain(wanted.filters.iter().map(String::as_str)).collect()
+}
+
+fn close(wanted: &Arguments, tally: &Tally) -> Result<()> {
+    println!();
+    for name in &tally.names {
+        println!("failed: {name}");
+    }
+    if wanted.fast {
+        println!("left out by --fast: the lab, kernel, end-to-end and fuzz tests");
+    }
+    if tally.left_out > 0 {
+        println!("left out without --long: {} tests", tally.left_out);
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    if tally.failed > 0 {
+        bail!("{} tests failed", tally.failed);
+    }
+    if tally.passed == 0 {
+        bail!("no test was run: no test's name contains {}", wanted.filters.join(" or "));
+    }
+    Ok(())
+}

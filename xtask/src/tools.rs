@@ -1,0 +1,222 @@
+//! What has to be installed: seen, listed, asked for, done.
+//!
+//! Programs of the Rust registry go into `target/tools`; distribution packages are installed with apt. No package
+//! source, sysctl, mount or service of the machine is ever changed.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::pins::{self, Package, Tool};
+use crate::{paths, shell};
+
+/// Whether installing was agreed to beforehand.
+#[derive(Clone, Copy)]
+pub(crate) struct Consent {
+    given: bool,
+}
+
+impl Consent {
+    pub(crate) fn new(yes: bool) -> Consent {
+        Consent { given: yes || std::env::var("CI").is_ok_and(|value| value == "true") }
+    }
+
+    /// Asks once; an error says how to agree beforehand.
+    fn ask(self) -> Result<()> {
+        if self.given {
+            return Ok(());
+        }
+        if !std::io::stdin().is_terminal() {
+            bail!("nobody is here to agree to the installation: run it again with --yes");
+        }
+        print!("Install? [y/N] ");
+        std::io::stdout().flush()?;
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer)?;
+        if !matches!(answer.trim(), "y" | "Y" | "yes") {
+            bail!("not installed, as you wished; nothing was changed");
+        }
+        Ok(())
+    }
+}
+
+/// Which compiler makes the BPF programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum BpfCompiler {
+    /// rustup's nightly, which has rust-src and the LLVM that bpf-linker is built against.
+    Nightly,
+    /// The distribution's compiler (`rustc-web`).
+    Distribution,
+}
+
+/// Chooses by looking at what is there.
+pub(crate) fn bpf_compiler() -> BpfCompiler {
+    if nightly_is_fit().unwrap_or(false) { BpfCompiler::Nightly } else { BpfCompiler::Distribution }
+}
+
+fn nightly_is_fit() -> Result<bool> {
+    let sysroot = shell::output(shell::program("rustc").args(["+nightly", "--print", "sysroot"]))?;
+    let source = std::path::Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/Cargo.toml");
+    let version = shell::output(shell::program("rustc").args(["+nightly", "-vV"]))?;
+    Ok(source.exists() && llvm_major(&version) == Some(pins::LLVM_MAJOR))
+}
+
+/// The LLVM major version in the words of `rustc -vV`.
+fn llvm_major(version: &str) -> Option<u32> {
+    let line = version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
+    line.split('.').next()?.trim().parse().ok()
+}
+
+/// What a task needs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// To build the BPF programs.
+    Ebpf,
+    /// To run the lab.
+    Lab,
+    /// To check licences, bans and sources.
+    Deny,
+}
+
+#[derive(Default)]
+struct Missing {
+    packages: Vec<&'static Package>,
+    tools: Vec<&'static Tool>,
+}
+
+/// Installs what `needs` lack, after listing it and asking.
+pub(crate) fn ensure(needs: &[Need], consent: Consent) -> Result<()> {
+    let missing = missing(needs);
+    if missing.packages.is_empty() && missing.tools.is_empty() {
+        return Ok(());
+    }
+    println!("To be installed:");
+    for package in &missing.packages {
+        println!("  apt package {:18} {}", package.name, package.purpose);
+    }
+    for tool in &missing.tools {
+        println!("  {} {} from the Rust registry, into target/tools", tool.name, tool.version);
+    }
+    consent.ask()?;
+    install_packages(&missing.packages)?;
+    missing.tools.iter().try_for_each(|tool| install_tool(tool))
+}
+
+fn missing(needs: &[Need]) -> Missing {
+    let mut missing = Missing::default();
+    let mut packages = |wanted: &'static [Package]| {
+        missing.packages.extend(wanted.iter().filter(|package| !package_installed(package.name)));
+    };
+    let mut tools: Vec<&'static Tool> = Vec::new();
+    for need in needs {
+        match need {
+            Need::Ebpf => {
+                if bpf_compiler() == BpfCompiler::Distribution {
+                    packages(pins::COMPILER_PACKAGES);
+                }
+                if !tool_installed(&pins::BPF_LINKER) {
+                    packages(pins::LINKER_PACKAGES);
+                    tools.push(&pins::BPF_LINKER);
+                }
+            }
+            Need::Lab => packages(pins::LAB_PACKAGES),
+            Need::Deny => tools.extend((!tool_installed(&pins::CARGO_DENY)).then_some(&pins::CARGO_DENY)),
+        }
+    }
+    missing.tools = tools;
+    missing
+}
+
+fn package_installed(name: &str) -> bool {
+    let query = shell::output(shell::program("dpkg-query").args(["--show", "--showformat=${Status}", name]));
+    query.is_ok_and(|status| status == "install ok installed")
+}
+
+/// Whether `target/tools` has the tool in its pinned version.
+fn tool_installed(tool: &Tool) -> bool {
+    let shown = shell::output(shell::program(paths::tool(tool.name)).arg("--version"));
+    shown.is_ok_and(|words| words.split_whitespace().any(|word| word == tool.version))
+}
+
+fn install_packages(packages: &[&Package]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    if shell::output(shell::program("apt-get").arg("--version")).is_err() {
+        let names: Vec<_> = packages.iter().map(|package| package.name).collect();
+        bail!("this machine has no apt: install the equivalents of {} by hand and run again", names.join(", "));
+    }
+    let mut install = shell::program("apt-get");
+    install.args(["install", "--yes", "--no-install-recommends"]).args(packages.iter().map(|package| package.name));
+    install.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+    shell::run(shell::program("apt-get").arg("update").stdin(Stdio::null()))
+        .context("the package lists could not be fetched: check the network and /etc/apt")?;
+    shell::run(&mut install).context(
+        "the packages could not be installed: on a distribution that lacks them, install a rustup nightly with rust-src \
+         (`rustup toolchain install nightly --component rust-src`) and LLVM 22's development files",
+    )
+}
+
+fn install_tool(tool: &Tool) -> Result<()> {
+    let mut install = shell::cargo();
+    install.args(["install", tool.name, "--version", tool.version, "--locked", "--root"]);
+    install.arg(paths::target().join("tools")).args(tool.arguments);
+    install.env("CARGO_TARGET_DIR", paths::target().join("tools-build"));
+    if tool.name == pins::BPF_LINKER.name {
+        point_to_llvm(&mut install)?;
+    }
+    shell::run(&mut install)
+}
+
+/// bpf-linker asks for LLVM twice: llvm-sys by a variable with the version in it, its own build script by a plain one.
+fn point_to_llvm(install: &mut Command) -> Result<()> {
+    let prefix = shell::output(shell::program(format!("llvm-config-{}", pins::LLVM_MAJOR)).arg("--prefix"))?;
+    install.env(pins::LLVM_PREFIX_VARIABLE, prefix.trim()).env("LLVM_PREFIX", prefix.trim());
+    Ok(())
+}
+
+/// `cargo xtask tools`.
+pub(crate) fn show(install: bool, consent: Consent) -> Result<()> {
+    let compiler = match bpf_compiler() {
+        BpfCompiler::Nightly => "rustup's nightly (it has rust-src and the right LLVM)",
+        BpfCompiler::Distribution => {
+            "the distribution's rustc-web (rustup has no nightly with rust-src and the right LLVM)"
+        }
+    };
+    println!("BPF programs are compiled by {compiler}\n");
+    for tool in [&pins::BPF_LINKER, &pins::CARGO_DENY] {
+        println!("{} {:18} {}", seen(tool_installed(tool)), tool.name, tool.version);
+    }
+    for package in [pins::COMPILER_PACKAGES, pins::LINKER_PACKAGES, pins::LAB_PACKAGES].into_iter().flatten() {
+        println!("{} {:18} {}", seen(package_installed(package.name)), package.name, package.purpose);
+    }
+    println!();
+    if install {
+        return ensure(&[Need::Ebpf, Need::Lab, Need::Deny], consent);
+    }
+    let missing = missing(&[Need::Ebpf, Need::Lab, Need::Deny]);
+    let names = missing.packages.iter().map(|package| package.name).chain(missing.tools.iter().map(|tool| tool.name));
+    let names: Vec<_> = names.collect();
+    if names.is_empty() {
+        println!("Nothing would be installed.");
+    } else {
+        println!("Would be installed, after asking: {}", names.join(", "));
+    }
+    Ok(())
+}
+
+fn seen(installed: bool) -> &'static str {
+    if installed { "installed" } else { "missing  " }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn llvm_is_read_from_rustcs_own_words() {
+        assert_eq!(llvm_major("release: 1.97.0-nightly\nLLVM version: 22.1.4\n"), Some(22));
+        assert_eq!(llvm_major("release: 1.97.0"), None);
+    }
+}
