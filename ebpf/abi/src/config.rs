@@ -1,5 +1,7 @@
 //! What the agent tells the programs.
 
+use crate::Address;
+
 /// Addresses of a pod that the programs know, per pod.
 pub const MAX_POD_ADDRESSES: usize = 8;
 /// Ports that kubelet may probe, per pod.
@@ -30,7 +32,7 @@ pub struct PodConfig {
     /// Used entries of `probe_ports`.
     pub probe_port_count: u8,
     /// The pod's addresses, IPv4 as v4-mapped.
-    pub addresses: [[u8; 16]; MAX_POD_ADDRESSES],
+    pub addresses: [Address; MAX_POD_ADDRESSES],
     /// Ports of httpGet, tcpSocket and gRPC probes and lifecycle hooks, host byte order.
     pub probe_ports: [u16; MAX_PROBE_PORTS],
 }
@@ -46,7 +48,7 @@ pub struct SteerConfig {
     /// Used entries of `addresses`.
     pub address_count: u32,
     /// The pod's addresses, IPv4 as v4-mapped.
-    pub addresses: [[u8; 16]; MAX_POD_ADDRESSES],
+    pub addresses: [Address; MAX_POD_ADDRESSES],
 }
 
 /// What holds for all pods of the node (map `node_config`).
@@ -60,7 +62,7 @@ pub struct NodeConfig {
     /// Always 0.
     pub reserved: u32,
     /// The cluster's DNS servers, IPv4 as v4-mapped.
-    pub dns: [[u8; 16]; MAX_DNS],
+    pub dns: [Address; MAX_DNS],
 }
 
 const _: () = assert!(size_of::<PodConfig>() == 176 && align_of::<PodConfig>() == 4);

@@ -82,6 +82,21 @@ counters! {
     EventsLost = 28, "events_lost";
 }
 
+impl Counter {
+    /// Whether packet or connection was dropped.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_drop(self) -> bool {
+        matches!(self as u32, 5 | 6 | 13..=26)
+    }
+
+    /// The counter with this index.
+    #[must_use]
+    pub fn from_index(index: u32) -> Option<Self> {
+        Self::ALL.get(index as usize).copied()
+    }
+}
+
 /// Number of words in [`PodCounters::values`].
 pub const COUNTERS: usize = 29;
 

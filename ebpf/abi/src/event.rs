@@ -1,5 +1,7 @@
 //! What the programs report, one entry of the ring buffer each.
 
+use crate::Address;
+
 /// Values of [`Event::kind`].
 pub mod event_kind {
     /// `veth_guard` dropped a packet that the pod sent.
@@ -25,9 +27,9 @@ pub struct Event {
     /// Length of the packet in bytes; 0 for `STEER_DROP`.
     pub length: u32,
     /// Source address, IPv4 as v4-mapped; zero if the packet has none.
-    pub source_ip: [u8; 16],
+    pub source_ip: Address,
     /// Destination address.
-    pub destination_ip: [u8; 16],
+    pub destination_ip: Address,
     /// Source port, host byte order; 0 if there is none.
     pub source_port: u16,
     /// Destination port.

@@ -10,13 +10,15 @@ mod config;
 mod counter;
 mod event;
 mod flow;
+#[cfg(test)]
+mod tests;
 #[cfg(feature = "user")]
 mod user;
 
 pub use config::{MAX_DNS, MAX_POD_ADDRESSES, MAX_PROBE_PORTS, NodeConfig, PodConfig, SteerConfig, pod_flags};
 pub use counter::{COUNTERS, Counter, PodCounters};
 pub use event::{Event, event_kind};
-pub use flow::{FlowKey, mapped};
+pub use flow::{Address, FlowKey, ip, is_v4, mapped, words};
 
 /// Version of everything in this crate; part of the pin path, so two versions never share a map.
 pub const ABI_VERSION: u32 = 1;
