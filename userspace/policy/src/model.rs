@@ -24,9 +24,11 @@ pub enum Selector {
 }
 
 /// `spec.action`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize)]
+#[serde(rename_all = "UPPERCASE")]
 pub enum Action {
     /// Let in what matches; once one ALLOW policy selects a workload, the rest is refused.
+    #[default]
     Allow,
     /// Refuse what matches or may match.
     Deny,
@@ -145,6 +147,12 @@ impl PolicyName {
     /// From its two halves.
     pub fn new(namespace: &str, name: &str) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl serde::Serialize for PolicyName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
