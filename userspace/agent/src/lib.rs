@@ -1,8 +1,19 @@
 //! The node agent: takes the connections that the kernel hands over and carries each through
 //! *accepted -> attributed -> authorized -> tunnelled -> outcome*. docs/architecture.md walks through one.
 
+pub mod accepted;
+mod carried;
+pub mod control;
 pub mod enrol;
 pub mod harden;
+pub mod inbound;
+pub mod judge;
+pub mod live;
 pub mod metrics;
+pub mod outbound;
 pub mod outcome;
+pub mod pod;
 pub mod settings;
+pub mod snapshot;
+mod telemetry;
+pub mod worker;

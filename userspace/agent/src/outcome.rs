@@ -15,6 +15,8 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use culvert_tunnel::Meter;
+
 pub use record::{Blame, Direction, Kind, Party, Record, Step, Transport};
 pub use sink::Sink;
 
@@ -59,17 +61,36 @@ pub struct Failure {
     pub text: String,
 }
 
-/// Bytes of a connection, counted while it runs.
-#[derive(Debug, Default)]
+/// Bytes of an open connection, and what the metrics have of them already.
+#[derive(Debug)]
 pub struct Flow {
-    /// From the side that opened the connection (the client) to the other.
-    pub from_client: AtomicU64,
-    /// To the side that opened the connection.
-    pub to_client: AtomicU64,
-    /// What metrics have of `from_client` already.
-    pub counted_from_client: AtomicU64,
-    /// What metrics have of `to_client` already.
-    pub counted_to_client: AtomicU64,
+    meter: Arc<Meter>,
+    direction: Direction,
+    counted_from_client: AtomicU64,
+    counted_to_client: AtomicU64,
+}
+
+impl Flow {
+    fn new(direction: Direction) -> Self {
+        let counted = AtomicU64::new;
+        Self { meter: Arc::default(), direction, counted_from_client: counted(0), counted_to_client: counted(0) }
+    }
+
+    /// Bytes so far: what the client sent, and what it got. The near leg is always the local pod's.
+    pub fn totals(&self) -> (u64, u64) {
+        let (sent, received) = (self.meter.sent(), self.meter.received());
+        match self.direction {
+            Direction::Outbound => (sent, received),
+            Direction::Inbound => (received, sent),
+        }
+    }
+
+    /// What has come since the last call.
+    pub(crate) fn news(&self) -> (u64, u64) {
+        let (from, to) = self.totals();
+        let news = |total: u64, counted: &AtomicU64| total.saturating_sub(counted.swap(total, Ordering::Relaxed));
+        (news(from, &self.counted_from_client), news(to, &self.counted_to_client))
+    }
 }
 
 /// The right, and the duty, to say how one connection ended.
@@ -88,10 +109,15 @@ impl Outcome {
     /// Begins with what the accepted socket says.
     pub fn begin(sink: Arc<Sink>, direction: Direction, source: SocketAddr, destination: SocketAddr) -> Self {
         let record = Record::new(direction, source, destination, SystemTime::now());
-        Self { record, flow: Arc::default(), begun: Instant::now(), opened: false, sink, done: false }
+        Self { record, flow: Arc::new(Flow::new(direction)), begun: Instant::now(), opened: false, sink, done: false }
     }
 
     /// The counters that the splice writes to.
+    pub fn meter(&self) -> Arc<Meter> {
+        self.flow.meter.clone()
+    }
+
+    /// The same as metrics and status read it.
     pub fn flow(&self) -> Arc<Flow> {
         self.flow.clone()
     }
@@ -112,6 +138,11 @@ impl Outcome {
         self.write(ending);
     }
 
+    /// The TCP connection is a tunnel: what is in it has outcomes of its own.
+    pub fn became_tunnel(mut self) {
+        self.done = true;
+    }
+
     /// Refused by us, for a reason without a policy.
     pub fn deny(self, reason: &'static str) {
         self.end(Ending::Denied(Decided { reason, ..Decided::default() }));
@@ -126,8 +157,8 @@ impl Outcome {
         if std::mem::replace(&mut self.done, true) {
             return;
         }
-        let (from, to) = (&self.flow.from_client, &self.flow.to_client);
-        self.record.finish(ending, self.begun.elapsed(), from.load(Ordering::Relaxed), to.load(Ordering::Relaxed));
+        let (from, to) = self.flow.totals();
+        self.record.finish(ending, self.begun.elapsed(), from, to);
         self.sink.ended(&self.record, &self.flow, self.opened);
     }
 }

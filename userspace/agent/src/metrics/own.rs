@@ -101,6 +101,33 @@ impl HistogramOf {
 }
 
 impl Own {
+    /// One more handshake: `ok` or the reason why not.
+    pub fn handshake(&self, direction: &'static str, result: &'static str) {
+        self.handshakes.get_or_create(&Handshake { direction, result }).inc();
+    }
+
+    /// One more decision.
+    pub fn decided(&self, cause: &'static str, verdict: &'static str, reason: &'static str) {
+        self.decisions.get_or_create(&Decision { cause, verdict, reason }).inc();
+    }
+
+    /// The key exchange of a finished handshake.
+    pub fn group(&self, group: Option<rustls::NamedGroup>) {
+        let group = match group {
+            Some(rustls::NamedGroup::X25519MLKEM768) => "X25519MLKEM768",
+            Some(rustls::NamedGroup::X25519) => "X25519",
+            Some(rustls::NamedGroup::secp256r1) => "P-256",
+            Some(_) => "other",
+            None => "unknown",
+        };
+        self.tls_groups.get_or_create(&Group { group }).inc();
+    }
+
+    /// One more of these, by its word.
+    pub fn word(family: &Family<Word, Counter>, reason: &'static str) {
+        family.get_or_create(&Word { reason }).inc();
+    }
+
     pub(super) fn register(registry: &mut Registry) -> Self {
         let own = Self::default();
         let sub = registry.sub_registry_with_prefix("culvert");

@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     fmt,
-    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicU64, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use culvert_workload::Workload;
@@ -134,12 +134,9 @@ impl Tcp {
     }
 
     fn count(&self, flow: &Flow, labels: &Labels) {
-        let news = |total: &AtomicU64, counted: &AtomicU64| {
-            let total = total.load(Ordering::Relaxed);
-            total.saturating_sub(counted.swap(total, Ordering::Relaxed))
-        };
-        self.received.get_or_create(labels).inc_by(news(&flow.from_client, &flow.counted_from_client));
-        self.sent.get_or_create(labels).inc_by(news(&flow.to_client, &flow.counted_to_client));
+        let (from_client, to_client) = flow.news();
+        self.received.get_or_create(labels).inc_by(from_client);
+        self.sent.get_or_create(labels).inc_by(to_client);
     }
 
     /// The labels themselves while there is room for another series, then those of everything else.

@@ -1,0 +1,92 @@
+//! By which ways a connection may leave: mutual TLS wherever the other side is enrolled, plaintext only where the
+//! control plane has said that it is not, or outside of the cluster.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use culvert_identity::SpiffeId;
+use culvert_workload::{Endpoint, Protocol, Workload};
+use rand::seq::SliceRandom;
+
+use super::attribute::{Attributed, Target};
+use crate::{accepted::Accepted, worker::Worker};
+
+/// A connection with the ways that it may take, best first. Only [`authorize`] makes one, and only [`super::dial`]
+/// takes it apart: what is dialled is what was authorized.
+#[derive(Debug)]
+pub(super) struct Authorized {
+    accepted: Accepted,
+    ways: Vec<Way>,
+}
+
+/// One way of reaching what the pod has called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Plainly, within the pod.
+    Itself(SocketAddr),
+    /// By mutual TLS, to a peer that must prove this identity.
+    Tunnel { workload: Arc<Workload>, address: SocketAddr, identity: SpiffeId },
+    /// In plaintext, to somebody who is not enrolled.
+    Plain { workload: Option<Arc<Workload>>, address: SocketAddr, why: &'static str },
+}
+
+impl Authorized {
+    pub(super) fn into_parts(self) -> (Accepted, Vec<Way>) {
+        (self.accepted, self.ways)
+    }
+}
+
+/// Decides by which ways the connection may go.
+pub(super) fn authorize(worker: &Worker, attributed: Attributed) -> Option<Authorized> {
+    let Attributed { accepted, target } = attributed;
+    let is_own = |address: SocketAddr| accepted.pod.netns.is_own(address.ip());
+    let mut ways = ways(target, accepted.original, is_own);
+    if ways.is_empty() {
+        accepted.refuse("no_identity");
+        return None;
+    }
+    // Endpoints that did not answer a moment ago come last, in random order like the others.
+    ways.shuffle(&mut rand::rng());
+    ways.sort_by_key(|way| worker.is_shunned(way.address()));
+    Some(Authorized { accepted, ways })
+}
+
+/// The ways to a target, in no order. Pure. A workload that is enrolled and has no valid identity has no way: it is
+/// never called in plaintext instead.
+pub(super) fn ways(target: Target, original: SocketAddr, is_own: impl Fn(SocketAddr) -> bool) -> Vec<Way> {
+    match target {
+        Target::Itself => vec![Way::Itself(original)],
+        Target::Enrolled(workload) => way_to(workload, original).into_iter().collect(),
+        Target::NotEnrolled(workload) => {
+            vec![Way::Plain { workload, address: original, why: "none: destination is not enrolled" }]
+        }
+        Target::Outside => vec![Way::Plain { workload: None, address: original, why: "none: outside of the cluster" }],
+        Target::Service { endpoints, .. } => {
+            let way = |endpoint: Endpoint| match is_own(endpoint.address) {
+                true => Some(Way::Itself(endpoint.address)),
+                false => way_to(endpoint.workload, endpoint.address),
+            };
+            endpoints.into_iter().filter_map(way).collect()
+        }
+    }
+}
+
+fn way_to(workload: Arc<Workload>, address: SocketAddr) -> Option<Way> {
+    match workload.protocol {
+        Protocol::Hbone => {
+            let identity = workload.identity()?;
+            Some(Way::Tunnel { workload, address, identity })
+        }
+        Protocol::Plain => {
+            Some(Way::Plain { workload: Some(workload), address, why: "none: destination is not enrolled" })
+        }
+    }
+}
+
+impl Way {
+    /// Where the connection goes in the end, whatever carries it.
+    pub(super) fn address(&self) -> SocketAddr {
+        match self {
+            Self::Itself(address) | Self::Tunnel { address, .. } | Self::Plain { address, .. } => *address,
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! After a rotation: tunnels with the former credentials take no new stream, and peers prove themselves anew so that
+//! open streams may go on.
+
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+use culvert_mtls::Expected;
+use culvert_tunnel::{Route, TunnelKey};
+
+use super::dial::dialler;
+use crate::{pod::Pod, worker::Worker};
+
+/// Attempts to prove a peer again, with doubling pauses between them.
+const ATTEMPTS: u32 = 6;
+
+/// The pod has newer credentials, or bundles have changed: retire what was made with older ones, prove what is open.
+pub(crate) async fn rotate(worker: Rc<Worker>, pod: Arc<Pod>) {
+    let serving = pod.serving_generation();
+    worker.server.retire(|local, peer| {
+        pod.addresses.contains(&peer.local.ip()) && local.identity == *pod.identity() && peer.generation != serving
+    });
+    let mut keys = Vec::new();
+    for domain in pod.local.trust().bundles().snapshot().trust_domains() {
+        let bundle = pod.local.trust().bundles().generation_of(domain.as_str());
+        let generation = culvert_tunnel::Generation { svid: pod.local.generation(), bundle };
+        let unproven = worker.pool.unproven(pod.identity(), generation);
+        keys.extend(unproven.into_iter().filter(|key| key.destination.trust_domain_str() == domain.as_str()));
+    }
+    for key in keys.into_iter().filter(|key| pod.addresses.contains(&key.from)) {
+        tokio::task::spawn_local(prove(worker.clone(), pod.clone(), key));
+    }
+}
+
+async fn prove(worker: Rc<Worker>, pod: Arc<Pod>, key: TunnelKey) {
+    let mut pause = Duration::from_secs(1);
+    for _ in 0..ATTEMPTS {
+        let Ok(route) = route(&pod, &key) else { return };
+        let (netns, gate) = (pod.netns.clone(), key.address);
+        match worker.pool.prove(&route, || dialler(netns, gate)).await {
+            Ok(_until) => return,
+            Err(error) => {
+                tracing::info!(peer = %key.destination, reason = error.reason(), "the peer did not prove itself again");
+            }
+        }
+        tokio::select! {
+            () = pod.gone.cancelled() => return,
+            () = tokio::time::sleep(pause) => pause *= 2,
+        }
+    }
+}
+
+fn route(pod: &Pod, key: &TunnelKey) -> Result<Route, culvert_mtls::Refusal> {
+    Ok(Route {
+        key: key.clone(),
+        generation: pod.dialling_generation(&key.destination),
+        tls: pod.local.client_config(&Expected::one(key.destination.clone()))?,
+        until: pod.local.credentials()?.not_after(),
+    })
+}

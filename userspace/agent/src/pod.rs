@@ -1,0 +1,157 @@
+//! An enrolled pod, as the data path sees it.
+
+use std::{net::IpAddr, sync::Arc};
+
+use arc_swap::ArcSwap;
+use culvert_identity::SpiffeId;
+use culvert_mtls::{LocalIdentity, Refusal};
+use culvert_policy::Denial;
+use culvert_redirect::Netns;
+use culvert_tunnel::{Generation, Local};
+use culvert_workload::{Workload, WorkloadUid};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    judge::Judge,
+    live::{Ground, LiveTable},
+    snapshot::Snapshot,
+};
+
+/// Reason of connections that end because a change of policy, label, namespace or roster no longer allows them.
+pub const POLICY_CHANGE: &str = "policy_change";
+/// Reason of connections that end with their pod.
+pub const POD_WITHDRAWN: &str = "pod_withdrawn";
+
+/// A pod whose connections this agent carries.
+#[derive(Debug)]
+pub struct Pod {
+    /// Its UID.
+    pub uid: WorkloadUid,
+    /// Makes sockets inside it.
+    pub netns: Netns,
+    /// Its addresses, read inside it.
+    pub addresses: Vec<IpAddr>,
+    /// Name of its veth on the node.
+    pub host_veth: String,
+    /// What proves who it is.
+    pub local: LocalIdentity,
+    /// Its open connections.
+    pub live: Arc<LiveTable>,
+    /// Cancelled when the pod is let go.
+    pub gone: CancellationToken,
+    workload: ArcSwap<Workload>,
+    judge: ArcSwap<Judge>,
+}
+
+/// What enrolment found out about a pod.
+#[derive(Debug)]
+pub struct PodParts {
+    /// The control plane's record of it.
+    pub workload: Arc<Workload>,
+    /// Makes sockets inside it.
+    pub netns: Netns,
+    /// Its addresses, read inside it.
+    pub addresses: Vec<IpAddr>,
+    /// Name of its veth on the node.
+    pub host_veth: String,
+    /// What proves who it is.
+    pub local: LocalIdentity,
+}
+
+impl Pod {
+    /// A pod that refuses everything until [`Pod::follow`] has seen a snapshot.
+    pub fn new(parts: PodParts) -> Self {
+        Self {
+            uid: parts.workload.uid.clone(),
+            netns: parts.netns,
+            addresses: parts.addresses,
+            host_veth: parts.host_veth,
+            local: parts.local,
+            live: Arc::default(),
+            gone: CancellationToken::new(),
+            workload: ArcSwap::new(parts.workload),
+            judge: ArcSwap::from_pointee(Judge::closed()),
+        }
+    }
+
+    /// The control plane's newest record.
+    pub fn workload(&self) -> Arc<Workload> {
+        self.workload.load_full()
+    }
+
+    /// The newest rule set.
+    pub fn judge(&self) -> Arc<Judge> {
+        self.judge.load_full()
+    }
+
+    /// Whom it proves to be.
+    pub fn identity(&self) -> &SpiffeId {
+        self.local.id()
+    }
+
+    /// As whom tunnels to this pod are served, with the newest SVID.
+    pub fn serving(&self) -> Result<Local, Refusal> {
+        let credentials = self.local.credentials()?;
+        Ok(Local {
+            identity: self.local.id().clone(),
+            generation: self.serving_generation(),
+            tls: self.local.server_config()?,
+            until: credentials.not_after(),
+        })
+    }
+
+    /// The edition of SVID and bundles that served tunnels should have been made with.
+    pub fn serving_generation(&self) -> Generation {
+        let bundle = self.local.trust().bundles().generation();
+        Generation { svid: self.local.generation(), bundle }
+    }
+
+    /// The same for tunnels that this pod dials to a peer of that trust domain.
+    pub fn dialling_generation(&self, peer: &SpiffeId) -> Generation {
+        let bundle = self.local.trust().bundles().generation_of(peer.trust_domain_str());
+        Generation { svid: self.local.generation(), bundle }
+    }
+
+    /// Takes in a new snapshot: record, rules, and every open connection judged again. Gives the number of connections
+    /// that were ended.
+    pub fn follow(&self, snapshot: &Snapshot, record: &Arc<Workload>) -> usize {
+        self.workload.store(record.clone());
+        if let Some(judge) = Judge::renew(&self.judge.load(), snapshot, record) {
+            self.judge.store(Arc::new(judge));
+        }
+        let judge = self.judge.load_full();
+        self.live.revoke_where(|live| {
+            let objection = objection(&judge, snapshot, &live.ground)?;
+            live.object(objection);
+            Some(POLICY_CHANGE)
+        })
+    }
+
+    /// Ends everything of this pod.
+    pub fn let_go(&self) {
+        self.gone.cancel();
+        self.live.revoke_where(|_| Some(POD_WITHDRAWN));
+    }
+}
+
+/// Why what a connection rests on no longer holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Objection {
+    /// Policy refuses it.
+    Policy(Denial),
+    /// The address belongs to somebody else, or the other way of reaching it is due now.
+    Moved(&'static str),
+}
+
+fn objection(judge: &Judge, snapshot: &Snapshot, ground: &Ground) -> Option<Objection> {
+    match ground {
+        Ground::Allowed(connection) => judge.objection(connection).map(Objection::Policy),
+        Ground::Destination { address, workload, identity } => match snapshot.holder(address.ip()) {
+            // Gone from the roster: the peer itself ends what has to end.
+            None => None,
+            Some(holder) if holder.uid == *workload && holder.identity().as_ref() == Some(identity) => None,
+            Some(_) => Some(Objection::Moved("the destination's address belongs to another workload")),
+        },
+        Ground::NotEnrolled(_) | Ground::Itself => None,
+    }
+}

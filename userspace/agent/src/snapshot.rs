@@ -1,0 +1,104 @@
+//! One consistent state of the mesh: roster, policies and settings of one generation, immutable once published.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwapOption;
+use culvert_identity::TrustDomain;
+use culvert_policy::{
+    AuthorizationPolicy, DefaultAction, DefaultMode, MeshSettings, PeerAuthentication, PolicyName, TrustDomains,
+};
+use culvert_wire::TrustBundle;
+use culvert_workload::{ActionDefault, Found, Mesh, MtlsDefault, Roster, Workload};
+use tokio::sync::watch;
+
+/// What the agent decides by. A connection sees one snapshot from its beginning to its decision.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The control plane's generation.
+    pub generation: u64,
+    /// Settings of the mesh.
+    pub mesh: Arc<Mesh>,
+    /// The same as policies are compiled with.
+    pub settings: Arc<MeshSettings>,
+    /// Who lives where.
+    pub roster: Roster,
+    /// All AuthorizationPolicies.
+    pub authorizations: BTreeMap<PolicyName, Arc<AuthorizationPolicy>>,
+    /// All PeerAuthentications.
+    pub authentications: BTreeMap<PolicyName, Arc<PeerAuthentication>>,
+    /// The roots of each trust domain.
+    pub bundles: BTreeMap<TrustDomain, Arc<TrustBundle>>,
+}
+
+impl Snapshot {
+    /// The workload that holds an address; host-network pods and services hold none.
+    pub fn holder(&self, address: IpAddr) -> Option<&Arc<Workload>> {
+        match self.roster.lookup(address) {
+            Found::Enrolled(workload) | Found::NotEnrolled(workload) => Some(workload),
+            Found::Service(_) | Found::Host | Found::UnknownInside | Found::Outside => None,
+        }
+    }
+}
+
+/// The mesh's settings as policies are compiled with.
+pub fn policy_settings(mesh: &Mesh) -> MeshSettings {
+    let aliases = mesh.trust_domain_aliases.iter().map(TrustDomain::as_str);
+    MeshSettings {
+        root_namespace: mesh.root_namespace.clone(),
+        domains: TrustDomains::new(mesh.trust_domain.as_str(), aliases),
+        default_mode: match mesh.default_mode {
+            MtlsDefault::Permissive => DefaultMode::Permissive,
+            MtlsDefault::Strict => DefaultMode::Strict,
+        },
+        default_action: match mesh.default_action {
+            ActionDefault::Allow => DefaultAction::Allow,
+            ActionDefault::Deny => DefaultAction::Deny,
+        },
+    }
+}
+
+/// The current snapshot: read without a lock by every connection, replaced as a whole, and waited for.
+#[derive(Debug)]
+pub struct Current {
+    snapshot: ArcSwapOption<Snapshot>,
+    generation: watch::Sender<u64>,
+}
+
+impl Default for Current {
+    fn default() -> Self {
+        Self { snapshot: ArcSwapOption::empty(), generation: watch::Sender::new(0) }
+    }
+}
+
+impl Current {
+    /// The newest complete state; none before the first one.
+    pub fn get(&self) -> Option<Arc<Snapshot>> {
+        self.snapshot.load_full()
+    }
+
+    /// Puts a newer one in its place.
+    pub fn set(&self, snapshot: Arc<Snapshot>) {
+        self.snapshot.store(Some(snapshot));
+        self.generation.send_modify(|count| *count += 1);
+    }
+
+    /// Tells of each change.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// Asks every snapshot, beginning with the present one, until `found` has an answer or the time is over.
+    pub async fn wait_for<T>(&self, patience: Duration, found: impl Fn(&Arc<Snapshot>) -> Option<T>) -> Option<T> {
+        let mut changes = self.changes();
+        let search = async {
+            loop {
+                changes.borrow_and_update();
+                if let Some(answer) = self.get().as_ref().and_then(&found) {
+                    return Some(answer);
+                }
+                changes.changed().await.ok()?;
+            }
+        };
+        tokio::time::timeout(patience, search).await.ok().flatten()
+    }
+}
