@@ -1,1 +1,19 @@
 //! Kubernetes and Istio YAML, read strictly, with file, object, field and remedy in every complaint. Pure.
+//!
+//! ```text
+//! files --> documents --> objects (Catalog, with the last good version of each) --> State
+//! ```
+
+mod assemble;
+mod catalog;
+mod complaint;
+mod document;
+mod fields;
+mod kinds;
+mod object;
+
+pub use assemble::{Assembly, MeshOverrides, State, assemble};
+pub use catalog::{Catalog, File, Held, SavedObject, Standing};
+pub use complaint::{Complaint, Severity};
+pub use kinds::{MeshObject, NamespaceObject, NodeObject, Object, PodObject, ServiceObject, pod_uid};
+pub use object::{ObjectKey, ObjectKind, Origin};

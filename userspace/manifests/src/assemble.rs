@@ -1,0 +1,129 @@
+//! All objects together: mesh settings, workloads with their services, policies, and what only shows when they are
+//! seen side by side.
+
+mod checks;
+mod people;
+mod settings;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use culvert_policy::{AuthorizationPolicy, PeerAuthentication, PolicyName};
+use culvert_workload::{Mesh, Service, ServiceName, Workload, WorkloadUid};
+
+use crate::{
+    catalog::{Catalog, Held},
+    complaint::{Complaint, Severity},
+    kinds::Object,
+    object::{ObjectKey, ObjectKind, Origin},
+};
+
+pub use settings::MeshOverrides;
+
+/// What agents are told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct State {
+    /// Settings of the mesh.
+    pub mesh: Mesh,
+    /// All pods.
+    pub workloads: BTreeMap<WorkloadUid, Workload>,
+    /// All services.
+    pub services: BTreeMap<ServiceName, Service>,
+    /// All AuthorizationPolicies, those that refuse for want of sense included.
+    pub authorization: BTreeMap<PolicyName, AuthorizationPolicy>,
+    /// All PeerAuthentications, likewise.
+    pub authentication: BTreeMap<PolicyName, PeerAuthentication>,
+}
+
+/// The state, and what is to be said about it.
+#[derive(Debug, Clone)]
+pub struct Assembly {
+    /// What agents are told.
+    pub state: State,
+    /// What only shows when objects are seen together.
+    pub complaints: Vec<Complaint>,
+}
+
+/// Puts the objects together. `reported` are the addresses that agents read in the network namespaces of pods; they
+/// count for pods whose manifest has none.
+pub fn assemble(
+    catalog: &Catalog,
+    overrides: &MeshOverrides,
+    reported: &BTreeMap<WorkloadUid, Vec<IpAddr>>,
+) -> Assembly {
+    let mut view = View { catalog, complaints: Vec::new() };
+    let mesh = settings::mesh(&mut view, overrides);
+    let services = people::services(&mut view);
+    let workloads = people::workloads(&mut view, &mesh, &services, reported);
+    let (authorization, authentication) = policies(catalog);
+    let state = State {
+        mesh,
+        workloads,
+        services: services.into_iter().map(|(name, (_, service))| (name, service)).collect(),
+        authorization,
+        authentication,
+    };
+    checks::check(&mut view, &state);
+    let mut complaints = view.complaints;
+    complaints.sort();
+    Assembly { state, complaints }
+}
+
+fn policies(
+    catalog: &Catalog,
+) -> (BTreeMap<PolicyName, AuthorizationPolicy>, BTreeMap<PolicyName, PeerAuthentication>) {
+    let (mut authorization, mut authentication) = (BTreeMap::new(), BTreeMap::new());
+    for (_, held) in catalog.objects() {
+        match &held.object {
+            Object::AuthorizationPolicy(policy) => drop(authorization.insert(policy.name.clone(), policy.clone())),
+            Object::PeerAuthentication(policy) => drop(authentication.insert(policy.name.clone(), policy.clone())),
+            _ => {}
+        }
+    }
+    (authorization, authentication)
+}
+
+/// The catalog with a place for complaints.
+struct View<'c> {
+    catalog: &'c Catalog,
+    complaints: Vec<Complaint>,
+}
+
+impl<'c> View<'c> {
+    fn of_kind(&self, kind: ObjectKind) -> impl Iterator<Item = (&'c ObjectKey, &'c Held)> + use<'c> {
+        self.catalog.objects().filter(move |(key, _)| key.kind == kind)
+    }
+
+    fn get(&self, kind: ObjectKind, namespace: &str, name: &str) -> Option<&'c Held> {
+        self.catalog.get(&ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() })
+    }
+
+    fn names(&self, kind: ObjectKind) -> BTreeSet<&'c str> {
+        self.of_kind(kind).map(|(key, _)| key.name.as_str()).collect()
+    }
+
+    fn complain(
+        &mut self,
+        severity: Severity,
+        at: Option<(&ObjectKey, &Held)>,
+        field: &str,
+        reason: &'static str,
+        text: String,
+        remedy: &str,
+    ) {
+        self.complaints.push(Complaint {
+            origin: at.map_or_else(Origin::directory, |(_, held)| held.origin.clone()),
+            object: at.map(|(key, _)| key.clone()),
+            severity,
+            field: field.to_owned(),
+            reason,
+            text,
+            remedy: remedy.to_owned(),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

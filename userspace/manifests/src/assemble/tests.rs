@@ -1,0 +1,227 @@
+//! Objects seen together.
+
+use culvert_identity::TrustDomain;
+use culvert_workload::{ActionDefault, MtlsDefault, Phase, Protocol};
+
+use super::*;
+use crate::{catalog::File, kinds::pod_uid};
+
+const BASE: &str = "
+apiVersion: culvert.dev/v1alpha1
+kind: Mesh
+spec: {podCIDRs: [10.0.0.0/16], serviceCIDRs: [10.96.0.0/16]}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {culvert.dev/enroll: 'true'}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: plain}
+";
+
+fn overrides() -> MeshOverrides {
+    MeshOverrides {
+        trust_domain: TrustDomain::parse("cluster.local").unwrap(),
+        default_mode: None,
+        default_action: None,
+        cluster_ranges: vec![],
+    }
+}
+
+fn put_together(text: &str, reported: &BTreeMap<WorkloadUid, Vec<IpAddr>>) -> Assembly {
+    let file = File { name: "a.yaml".into(), text: Ok(format!("{BASE}---\n{text}")) };
+    let (catalog, complaints) = Catalog::read(&[file], &Catalog::default());
+    assert!(complaints.iter().all(|c| c.severity != Severity::Error), "{complaints:?}");
+    assemble(&catalog, &overrides(), reported)
+}
+
+fn pod(namespace: &str, name: &str, metadata: &str, spec: &str, status: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: {namespace}{metadata}}}, \
+         spec: {{nodeName: n1, containers: [{{name: c}}]{spec}}}, status: {{{status}}}}}\n"
+    )
+}
+
+fn said(assembly: &Assembly) -> Vec<String> {
+    assembly.complaints.iter().map(|c| format!("{} {} {}", c.severity, c.reason, c.field)).collect()
+}
+
+fn only(assembly: &Assembly) -> &Workload {
+    assert_eq!(assembly.state.workloads.len(), 1);
+    assembly.state.workloads.values().next().unwrap()
+}
+
+#[test]
+fn a_pod_is_enrolled_by_its_namespace_and_by_itself() {
+    let on = ", labels: {culvert.dev/enroll: 'true'}";
+    let off = ", labels: {culvert.dev/enroll: 'false'}";
+    let off_by_annotation = ", annotations: {culvert.dev/enroll: 'false'}";
+    let ambient = ", labels: {istio.io/dataplane-mode: ambient}";
+    let proxy = ", initContainers: [{name: istio-proxy, restartPolicy: Always}]";
+    let table = [
+        ("shop", "", "", "", Protocol::Hbone, ""),
+        ("shop", off, "", "", Protocol::Plain, ""),
+        ("shop", off_by_annotation, "", "", Protocol::Plain, ""),
+        ("plain", "", "", "", Protocol::Plain, ""),
+        ("plain", on, "", "", Protocol::Hbone, ""),
+        ("shop", "", ", hostNetwork: true", "", Protocol::Plain, ""),
+        ("shop", on, ", hostNetwork: true", "", Protocol::Plain, "warning host_network metadata.labels"),
+        ("shop", "", proxy, "", Protocol::Plain, "warning sidecar metadata.labels"),
+        ("shop", ambient, "", "", Protocol::Plain, "error claimed_twice metadata.labels"),
+        ("plain", ambient, "", "", Protocol::Plain, ""),
+        ("shop", "", "", "phase: Succeeded", Protocol::Plain, ""),
+    ];
+    for (namespace, metadata, spec, status, protocol, expected) in table {
+        let assembly = put_together(&pod(namespace, "web", metadata, spec, status), &BTreeMap::new());
+        assert_eq!(only(&assembly).protocol, protocol, "{namespace} {metadata} {spec}");
+        assert_eq!(said(&assembly).join("|"), expected, "{namespace} {metadata} {spec}");
+    }
+}
+
+#[test]
+fn status_decides_on_phase_readiness_and_addresses() {
+    let reported = BTreeMap::from([(pod_uid("shop", "web"), vec!["10.0.0.7".parse().unwrap()])]);
+    let table = [
+        ("", Phase::Running, true, "10.0.0.7"),
+        ("podIP: 10.0.0.1", Phase::Running, true, "10.0.0.1"),
+        ("podIP: 10.0.0.1, phase: Pending", Phase::Pending, false, "10.0.0.1"),
+        ("podIP: 10.0.0.1, phase: Failed", Phase::Ended, false, "10.0.0.1"),
+        (
+            "podIP: 10.0.0.1, phase: Running, conditions: [{type: Ready, status: 'False'}]",
+            Phase::Running,
+            false,
+            "10.0.0.1",
+        ),
+        ("podIP: 10.0.0.1, conditions: [{type: Ready, status: 'True'}]", Phase::Running, true, "10.0.0.1"),
+        ("podIP: 10.0.0.1, conditions: [{type: PodScheduled, status: 'True'}]", Phase::Running, false, "10.0.0.1"),
+    ];
+    for (status, phase, ready, address) in table {
+        let assembly = put_together(&pod("shop", "web", "", "", status), &reported);
+        let pod = only(&assembly);
+        assert_eq!((pod.phase, pod.ready), (phase, ready), "{status}");
+        assert_eq!(pod.addresses, [address.parse::<IpAddr>().unwrap()], "{status}");
+    }
+    let unknown = put_together(&pod("shop", "web", "", "", ""), &BTreeMap::new());
+    assert!(only(&unknown).addresses.is_empty() && !only(&unknown).ready);
+    let host = put_together(&pod("shop", "web", "", ", hostNetwork: true", ""), &reported);
+    assert!(only(&host).addresses.is_empty(), "a report never gives a host-network pod an address");
+    let leaving = put_together(
+        &pod("shop", "web", ", deletionTimestamp: '2026-01-01T00:00:00Z'", "", "podIP: 10.0.0.1"),
+        &reported,
+    );
+    assert!(!only(&leaving).ready);
+}
+
+#[test]
+fn the_uid_is_the_manifests_or_follows_from_the_name() {
+    let assembly = put_together(&pod("shop", "web", ", uid: 0f3c", "", ""), &BTreeMap::new());
+    assert_eq!(only(&assembly).uid.as_str(), "0f3c");
+    let assembly = put_together(&pod("shop", "web", "", "", ""), &BTreeMap::new());
+    assert_eq!(only(&assembly).uid, pod_uid("shop", "web"));
+    assert_eq!(pod_uid("shop", "web").as_str().as_bytes()[14], b'5', "version 5");
+    assert_ne!(pod_uid("shop", "web"), pod_uid("sho", "pweb"));
+}
+
+#[test]
+fn services_find_their_pods_by_labels_of_their_namespace() {
+    let labels = ", labels: {app: web, tier: front}";
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, \
+                   spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{port: 80, targetPort: http}]}}\n";
+    let spec = ", initContainers: [{name: i, ports: [{name: http, containerPort: 8080}]}]";
+    let text = [
+        service.to_owned(),
+        pod("shop", "a", labels, spec, ""),
+        pod("plain", "b", labels, spec, ""),
+        pod("shop", "c", ", labels: {app: api}", "", ""),
+        pod("shop", "d", labels, "", ""),
+    ];
+    let assembly = put_together(&text.join("---\n"), &BTreeMap::new());
+    let mut members: Vec<&str> =
+        assembly.state.workloads.values().filter(|pod| !pod.services.is_empty()).map(|pod| &*pod.name).collect();
+    members.sort_unstable();
+    assert_eq!(members, ["a", "d"]);
+    assert_eq!(said(&assembly), ["warning unknown_port spec.ports[0].targetPort"]);
+    let nobody = put_together(service, &BTreeMap::new());
+    assert_eq!(said(&nobody), ["warning selects_nothing spec.selector"]);
+}
+
+#[test]
+fn what_does_not_fit_together_is_said() {
+    let other = |status: &str| pod("shop", "b", "", "", status);
+    let policy = |labels: &str| {
+        format!(
+            "{{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {{name: p, namespace: shop}}, \
+             spec: {{selector: {{matchLabels: {labels}}}, mtls: {{mode: STRICT}}}}}}\n"
+        )
+    };
+    let service = |name: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: shop}}, \
+             spec: {{clusterIP: 10.96.0.1, selector: {{app: a}}}}}}\n"
+        )
+    };
+    let here = |metadata: &str, spec: &str, status: &str| pod("shop", "a", metadata, spec, status);
+    let table = [
+        (vec![pod("nowhere", "a", "", "", "")], "warning unknown_namespace metadata.namespace"),
+        (vec![here("", ", serviceAccountName: x", "")], "warning unknown_service_account spec.serviceAccountName"),
+        (
+            vec![here("", "", ""), "{apiVersion: v1, kind: Node, metadata: {name: n2}}\n".into()],
+            "warning unknown_node spec.nodeName",
+        ),
+        (vec![here("", "", "podIP: 192.0.2.1")], "warning outside_ranges status.podIP"),
+        (
+            vec![here("", "", "podIP: 10.0.0.1"), other("podIP: 10.0.0.1")],
+            "error address_conflict status.podIP|error address_conflict status.podIP",
+        ),
+        (vec![here("", "", "podIP: 10.0.0.1"), other("podIP: 10.0.0.1, phase: Failed")], ""),
+        (vec![here(", uid: u", "", ""), pod("shop", "b", ", uid: u", "", "")], "error uid_conflict metadata.uid"),
+        (vec![here(", labels: {app: a}", "", ""), policy("{app: a}")], ""),
+        (
+            vec![here(", labels: {app: a}", "", ""), policy("{app: b}")],
+            "warning selects_nothing spec.selector.matchLabels",
+        ),
+        (
+            vec![here(", labels: {app: a}", "", ""), service("x1"), service("y1")],
+            "error address_conflict spec.clusterIPs",
+        ),
+    ];
+    for (objects, expected) in table {
+        let assembly = put_together(&objects.join("---\n"), &BTreeMap::new());
+        assert_eq!(said(&assembly).join("|"), expected, "{objects:?}");
+    }
+}
+
+#[test]
+fn flags_go_before_the_mesh_object_and_that_before_istios_defaults() {
+    let read = |text: &str| {
+        let file = File { name: "a.yaml".into(), text: Ok(text.to_owned()) };
+        Catalog::read(&[file], &Catalog::default()).0
+    };
+    let bare = assemble(&Catalog::default(), &overrides(), &BTreeMap::new());
+    assert_eq!(said(&bare), ["warning no_cluster_ranges spec.podCIDRs"]);
+    assert_eq!(&*bare.state.mesh.root_namespace, "istio-system");
+    assert_eq!(
+        (bare.state.mesh.default_mode, bare.state.mesh.default_action),
+        (MtlsDefault::Permissive, ActionDefault::Allow)
+    );
+    let written = read(
+        "{apiVersion: culvert.dev/v1alpha1, kind: Mesh, spec: {defaultMode: STRICT, defaultAction: DENY, \
+         rootNamespace: root, trustDomainAliases: [old.local], podCIDRs: [10.0.0.0/8]}}\n---\n\
+         {apiVersion: v1, kind: Node, metadata: {name: n1}, spec: {podCIDRs: [10.1.0.0/24, 'fd00::/64']}}",
+    );
+    let closed = assemble(&written, &overrides(), &BTreeMap::new());
+    assert_eq!(
+        (closed.state.mesh.default_mode, closed.state.mesh.default_action),
+        (MtlsDefault::Strict, ActionDefault::Deny)
+    );
+    assert_eq!(&*closed.state.mesh.root_namespace, "root");
+    assert_eq!(closed.state.mesh.cluster_ranges.len(), 3);
+    let flags = MeshOverrides { default_mode: Some(MtlsDefault::Permissive), ..overrides() };
+    assert_eq!(assemble(&written, &flags, &BTreeMap::new()).state.mesh.default_mode, MtlsDefault::Permissive);
+    let other =
+        read("{apiVersion: culvert.dev/v1alpha1, kind: Mesh, spec: {trustDomain: other, podCIDRs: [10.0.0.0/8]}}");
+    let fixed = assemble(&other, &overrides(), &BTreeMap::new());
+    assert_eq!(said(&fixed), ["error trust_domain_fixed spec.trustDomain"]);
+    assert_eq!(fixed.state.mesh.trust_domain.as_str(), "cluster.local");
+}

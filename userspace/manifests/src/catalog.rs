@@ -1,0 +1,110 @@
+//! Everything that a directory says, object by object, with the last good version where the present one is broken.
+
+mod gather;
+mod header;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    complaint::Complaint,
+    kinds::{self, Object},
+    object::{ObjectKey, Origin},
+};
+
+/// One file of the directory.
+#[derive(Debug, Clone)]
+pub struct File {
+    /// Its name within the directory.
+    pub name: String,
+    /// What it says, or why it cannot be read.
+    pub text: Result<String, String>,
+}
+
+/// What an object stands on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// As it is written now.
+    Fresh,
+    /// As it was when it could last be understood.
+    LastGood,
+    /// It could never be understood: a closed stand-in.
+    Invalid,
+}
+
+/// One object of the catalog.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Held {
+    /// Where it is written.
+    pub origin: Origin,
+    /// What it says.
+    pub object: Object,
+    /// Since when, so to speak.
+    pub standing: Standing,
+    /// Its text as a value, to be kept on disk; `None` for a stand-in.
+    value: Option<Arc<Value>>,
+}
+
+/// All objects by key.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Catalog {
+    held: BTreeMap<ObjectKey, Held>,
+}
+
+/// The last good version of an object, as it is kept on disk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SavedObject {
+    /// The file it was read from.
+    pub file: String,
+    /// The line it began at.
+    pub line: u64,
+    /// The whole object.
+    pub value: Arc<Value>,
+}
+
+impl Catalog {
+    /// Reads files, in the order of their names. What is broken keeps its version of `previous`; what is gone is gone.
+    pub fn read(files: &[File], previous: &Self) -> (Self, Vec<Complaint>) {
+        gather::gather(files, previous)
+    }
+
+    /// All objects, ordered by key.
+    pub fn objects(&self) -> impl Iterator<Item = (&ObjectKey, &Held)> {
+        self.held.iter()
+    }
+
+    /// One object.
+    pub fn get(&self, key: &ObjectKey) -> Option<&Held> {
+        self.held.get(key)
+    }
+
+    /// Says nothing at all.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// What to keep on disk.
+    pub fn saved(&self) -> Vec<SavedObject> {
+        let save = |held: &Held| {
+            let value = held.value.clone()?;
+            Some(SavedObject { file: held.origin.file.clone(), line: held.origin.line, value })
+        };
+        self.held.values().filter_map(save).collect()
+    }
+
+    /// The catalog that was kept on disk. What this version does not understand any more is left out.
+    pub fn restore(saved: Vec<SavedObject>) -> Self {
+        let restore = |saved: SavedObject| {
+            let key = header::key_of(&saved.value)?;
+            let object = kinds::read(&key, &saved.value).object?;
+            let origin = Origin { file: saved.file, line: saved.line };
+            Some((key, Held { origin, object, standing: Standing::LastGood, value: Some(saved.value) }))
+        };
+        Self { held: saved.into_iter().filter_map(restore).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

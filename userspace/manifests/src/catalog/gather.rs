@@ -1,0 +1,263 @@
+//! One pass over the files.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use serde_json::Value;
+
+use super::{
+    Catalog, File, Held, Standing,
+    header::{Header, header, items, put_default_namespace},
+};
+use crate::{
+    complaint::{Complaint, Severity},
+    document::{Broken, documents},
+    fields::Note,
+    kinds::{self, Object},
+    object::{ObjectKey, ObjectKind, Origin},
+};
+
+const NAME_REMEDY: &str = "give it a name, in quotes where YAML takes it for something else (y, no, 1)";
+
+pub(super) fn gather(files: &[File], previous: &Catalog) -> (Catalog, Vec<Complaint>) {
+    let mut order: Vec<&File> = files.iter().collect();
+    order.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut pass = Pass::new(previous);
+    for file in order {
+        pass.read_file(file);
+    }
+    pass.keep_what_damaged_files_said();
+    pass.stand_in_for_what_nobody_can_read();
+    pass.list_ignored_kinds();
+    pass.complaints.sort();
+    (Catalog { held: pass.held }, pass.complaints)
+}
+
+struct Pass<'p> {
+    previous: &'p Catalog,
+    held: BTreeMap<ObjectKey, Held>,
+    complaints: Vec<Complaint>,
+    /// By apiVersion and kind: where first, and how many.
+    ignored: BTreeMap<(String, String), (Origin, usize)>,
+    /// Files of which a part could not be understood at all: any object of theirs may be the broken one.
+    damaged: BTreeSet<String>,
+    /// Objects that are there, but in no readable form.
+    unreadable: BTreeMap<ObjectKey, (Origin, String)>,
+}
+
+impl<'p> Pass<'p> {
+    fn new(previous: &'p Catalog) -> Self {
+        Self {
+            previous,
+            held: BTreeMap::new(),
+            complaints: Vec::new(),
+            ignored: BTreeMap::new(),
+            damaged: BTreeSet::new(),
+            unreadable: BTreeMap::new(),
+        }
+    }
+
+    fn read_file(&mut self, file: &File) {
+        let text = match &file.text {
+            Ok(text) => text,
+            Err(why) => {
+                let origin = Origin { file: file.name.clone(), line: 0 };
+                self.damage(&origin, "file_unreadable", format!("the file cannot be read: {why}"), "mend or remove it");
+                return;
+            }
+        };
+        for document in documents(&file.name, text) {
+            match document.content {
+                Ok(value) => items(value).into_iter().for_each(|value| self.read_value(&document.origin, value)),
+                Err(broken) => self.read_broken(&document.origin, broken),
+            }
+        }
+    }
+
+    fn read_value(&mut self, origin: &Origin, mut value: Value) {
+        match header(&value) {
+            Header::Ours { key, defaulted } => {
+                if defaulted {
+                    put_default_namespace(&mut value);
+                    let text = "no namespace is written: it is taken for \"default\"";
+                    self.complain(origin, Some(&key), Severity::Info, "no_namespace", text, "write metadata.namespace");
+                }
+                self.read_object(origin, key, value);
+            }
+            Header::Foreign { api_version, kind } => {
+                self.ignored.entry((api_version, kind)).or_insert_with(|| (origin.clone(), 0)).1 += 1;
+            }
+            Header::UnknownVersion { key, api_version } => {
+                let text = format!("{} is not read in version {api_version}", key.kind.as_str());
+                let remedy = format!("write apiVersion: {}", key.kind.api_versions().join(" or "));
+                self.complain(origin, Some(&key), Severity::Error, "unknown_version", &text, &remedy);
+                self.unreadable.insert(key, (origin.clone(), text));
+            }
+            Header::Nameless { kind, namespace } => {
+                let text = format!("a {} whose metadata.name is missing or not a string", kind.as_str());
+                self.damage(origin, "no_name", text.clone(), NAME_REMEDY);
+                self.note_unreadable(origin, kind, namespace, None, &text);
+            }
+            Header::Nothing(text) => {
+                self.damage(origin, "not_an_object", text.to_owned(), "write apiVersion, kind and metadata.name");
+            }
+        }
+    }
+
+    fn read_object(&mut self, origin: &Origin, key: ObjectKey, value: Value) {
+        let reading = kinds::read(&key, &value);
+        for note in reading.notes {
+            self.complaints.push(complaint(origin, &key, note));
+        }
+        let value = Arc::new(value);
+        if let Some(first) = self.held.get(&key) {
+            let same = first.value.as_ref() == Some(&value);
+            let first = first.origin.clone();
+            self.duplicate(origin, key, &first, same);
+            return;
+        }
+        let fresh = reading.object.map(|object| Held {
+            origin: origin.clone(),
+            object,
+            standing: Standing::Fresh,
+            value: Some(value),
+        });
+        match fresh {
+            Some(held) => drop(self.held.insert(key, held)),
+            None => self.fall_back(origin, key, reading.stand_in),
+        }
+    }
+
+    /// Two objects of one key: which of them is meant, nobody can tell.
+    fn duplicate(&mut self, origin: &Origin, key: ObjectKey, first: &Origin, same: bool) {
+        let text = format!("it is written at {first} as well");
+        if same {
+            self.complain(origin, Some(&key), Severity::Warning, "duplicate_object", &text, "remove one");
+            return;
+        }
+        self.complain(origin, Some(&key), Severity::Error, "duplicate_object", &text, "remove one");
+        if key.kind.fails_closed() {
+            self.held.remove(&key);
+            let stand_in = kinds::stand_in(&key, "it is written twice, differently");
+            self.fall_back(origin, key, stand_in);
+        }
+    }
+
+    /// The last good version, or the closed stand-in where the kind has one, or nothing.
+    fn fall_back(&mut self, origin: &Origin, key: ObjectKey, stand_in: Option<Object>) {
+        let (held, text) = if let Some(held) = self.last_good(&key) {
+            (Some(held), "its last good version stays in force")
+        } else if let Some(object) = stand_in {
+            let held = Held { origin: origin.clone(), object, standing: Standing::Invalid, value: None };
+            (Some(held), closed_text(key.kind))
+        } else {
+            (None, "it is left out: it has no last good version")
+        };
+        self.complain(origin, Some(&key), Severity::Info, "fallback", text, "");
+        if let Some(held) = held {
+            self.held.insert(key, held);
+        }
+    }
+
+    fn last_good(&self, key: &ObjectKey) -> Option<Held> {
+        let held = self.previous.held.get(key).filter(|held| held.standing != Standing::Invalid)?;
+        Some(Held { standing: Standing::LastGood, ..held.clone() })
+    }
+
+    fn read_broken(&mut self, origin: &Origin, broken: Broken) {
+        let at = Origin { file: origin.file.clone(), line: broken.line };
+        let text = format!("the document that begins at line {} is not YAML: {}", origin.line, broken.why);
+        self.damage(&at, "not_yaml", text, "the other documents of the file are read");
+        if let Some(kind) = broken.kind.as_deref().and_then(ObjectKind::of) {
+            let namespace = broken.namespace.unwrap_or_else(|| "default".to_owned());
+            self.note_unreadable(origin, kind, namespace, broken.name, "its YAML cannot be read");
+        }
+    }
+
+    fn note_unreadable(&mut self, origin: &Origin, kind: ObjectKind, ns: String, name: Option<String>, why: &str) {
+        let namespace = if kind.namespaced() { ns } else { String::new() };
+        let name = match kind {
+            ObjectKind::Mesh => "mesh".to_owned(),
+            _ => name.unwrap_or_else(|| format!("unnamed-{}-{}", origin.file, origin.line)),
+        };
+        self.unreadable.insert(ObjectKey { kind, namespace, name }, (origin.clone(), why.to_owned()));
+    }
+
+    fn keep_what_damaged_files_said(&mut self) {
+        for (key, held) in &self.previous.held {
+            if self.damaged.contains(&held.origin.file)
+                && !self.held.contains_key(key)
+                && let Some(held) = self.last_good(key)
+            {
+                let origin = held.origin.clone();
+                let text = "its file is damaged and does not show it any more: its last good version stays in force";
+                self.complain(&origin, Some(key), Severity::Info, "fallback", text, "");
+                self.held.insert(key.clone(), held);
+            }
+        }
+    }
+
+    fn stand_in_for_what_nobody_can_read(&mut self) {
+        for (key, (origin, why)) in std::mem::take(&mut self.unreadable) {
+            let stand_in = kinds::stand_in(&key, &why);
+            if !self.held.contains_key(&key) && (stand_in.is_some() || self.last_good(&key).is_some()) {
+                self.fall_back(&origin, key, stand_in);
+            }
+        }
+    }
+
+    fn list_ignored_kinds(&mut self) {
+        for ((api_version, kind), (origin, count)) in std::mem::take(&mut self.ignored) {
+            let text =
+                format!("kind {kind} ({api_version}) is ignored, here and wherever else it is written ({count})");
+            self.complain(&origin, None, Severity::Info, "kind_ignored", &text, "");
+        }
+    }
+
+    fn damage(&mut self, origin: &Origin, reason: &'static str, text: String, remedy: &str) {
+        self.damaged.insert(origin.file.clone());
+        self.complain(origin, None, Severity::Error, reason, &text, remedy);
+    }
+
+    fn complain(
+        &mut self,
+        origin: &Origin,
+        object: Option<&ObjectKey>,
+        severity: Severity,
+        reason: &'static str,
+        text: &str,
+        remedy: &str,
+    ) {
+        self.complaints.push(Complaint {
+            origin: origin.clone(),
+            object: object.cloned(),
+            severity,
+            field: String::new(),
+            reason,
+            text: text.to_owned(),
+            remedy: remedy.to_owned(),
+        });
+    }
+}
+
+fn closed_text(kind: ObjectKind) -> &'static str {
+    match kind {
+        ObjectKind::Mesh => "until it is mended defaultMode is STRICT and defaultAction is DENY",
+        ObjectKind::Namespace => "until it is mended its pods count as enrolled",
+        _ => "until it is mended it refuses everything that it selects",
+    }
+}
+
+fn complaint(origin: &Origin, key: &ObjectKey, note: Note) -> Complaint {
+    Complaint {
+        origin: origin.clone(),
+        object: Some(key.clone()),
+        severity: note.severity,
+        field: note.field,
+        reason: note.reason,
+        text: note.text,
+        remedy: note.remedy,
+    }
+}

@@ -1,0 +1,83 @@
+//! Policies of security.istio.io: `culvert_policy` reads them, here they are given a place and a name.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use culvert_policy::{
+    Action, AuthorizationPolicy, MtlsMode, PeerAuthentication, PolicyName, Selector,
+    istio::{self, Policy},
+};
+use serde_json::Value;
+
+use super::{Object, Reading, meta};
+use crate::{
+    complaint::Severity,
+    fields::{Fields, Notes},
+    object::{ObjectKey, ObjectKind},
+};
+
+pub(super) fn read(key: &ObjectKey, value: &Value) -> Reading {
+    let notes = Notes::default();
+    meta::check_names(key, &Fields::of(value, String::new(), &notes));
+    if key.kind == ObjectKind::RequestAuthentication {
+        let text =
+            "accepted, but not enforced: tokens are seen by a waypoint only, and L4 takes what they say for unknown";
+        notes.add(Severity::Info, "not_enforced_at_l4", "", text, "");
+        return Reading::of(Object::RequestAuthentication, notes);
+    }
+    let (object, stand_in) = match istio::read(value) {
+        Some(Ok(accepted)) => {
+            add(&notes, Severity::Warning, accepted.warnings);
+            (object(accepted.policy), None)
+        }
+        Some(Err(rejected)) => {
+            add(&notes, Severity::Error, rejected.complaints);
+            add(&notes, Severity::Warning, rejected.warnings);
+            let stand_in = object(rejected.stand_in);
+            (stand_in.clone(), Some(stand_in))
+        }
+        None => {
+            notes.error("unknown_version", "apiVersion", "no such kind in this version", "write security.istio.io/v1");
+            let stand_in = refusing(key, "unknown version");
+            (stand_in.clone(), Some(stand_in))
+        }
+    };
+    let stand_in = stand_in.or_else(|| notes.has_errors().then(|| refusing(key, "bad name")));
+    Reading { stand_in, ..Reading::of(object, notes) }
+}
+
+/// A policy that refuses its whole namespace, for an object of which no more than its name can be told.
+pub(super) fn refusing(key: &ObjectKey, why: &str) -> Object {
+    let name = PolicyName::new(&key.namespace, &key.name);
+    let invalid: Option<Arc<str>> = Some(why.into());
+    if key.kind == ObjectKind::PeerAuthentication {
+        return Object::PeerAuthentication(PeerAuthentication {
+            name,
+            selector: Selector::Namespace,
+            mode: MtlsMode::Strict,
+            port_modes: BTreeMap::new(),
+            created: 0,
+            invalid,
+        });
+    }
+    Object::AuthorizationPolicy(AuthorizationPolicy {
+        name,
+        selector: Selector::Namespace,
+        action: Action::Deny,
+        dry_run: false,
+        rules: Vec::new(),
+        invalid,
+    })
+}
+
+fn object(policy: Policy) -> Object {
+    match policy {
+        Policy::Authorization(policy) => Object::AuthorizationPolicy(policy),
+        Policy::Authentication(policy) => Object::PeerAuthentication(policy),
+    }
+}
+
+fn add(notes: &Notes, severity: Severity, complaints: Vec<istio::Complaint>) {
+    for complaint in complaints {
+        notes.add(severity, complaint.code, complaint.field, complaint.text, complaint.remedy);
+    }
+}
