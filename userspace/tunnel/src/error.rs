@@ -99,7 +99,7 @@ impl OpenError {
 }
 
 /// Why an open stream, or the tunnel under it, stopped working.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
     /// The peer reset the stream; the number is the HTTP/2 error code.
     #[error("the peer reset the stream (HTTP/2 error {0:#x})")]
@@ -113,6 +113,9 @@ pub enum StreamError {
     /// The TCP connection or its TLS layer broke.
     #[error("the tunnel's connection broke: {0}")]
     Lost(io::ErrorKind),
+    /// The peer refused our certificate, which in TLS 1.3 we learn only after our side of the handshake.
+    #[error("the peer refused our certificate")]
+    RefusedByPeer,
     /// A PING stayed unanswered for too long.
     #[error("the peer did not answer a PING in time")]
     KeepaliveTimeout,
@@ -129,6 +132,7 @@ impl StreamError {
             Self::GoAway(_) => "goaway",
             Self::Protocol(_) => "protocol_error",
             Self::Lost(_) => "tunnel_lost",
+            Self::RefusedByPeer => "refused_by_peer",
             Self::KeepaliveTimeout => "keepalive_timeout",
             Self::Ended(reason) => reason,
         }
@@ -139,7 +143,7 @@ impl StreamError {
         match self {
             Self::Reset(_) | Self::GoAway(_) | Self::Protocol(_) => Blame::Peer,
             Self::Lost(_) | Self::KeepaliveTimeout => Blame::Network,
-            Self::Ended(_) => Blame::Us,
+            Self::Ended(_) | Self::RefusedByPeer => Blame::Us,
         }
     }
 }

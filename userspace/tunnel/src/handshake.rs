@@ -1,62 +1,106 @@
 //! The TLS handshake of a tunnel: who the peer has proven to be, or why there is no tunnel.
 
-use std::io;
+use std::{error::Error, io, sync::Arc, time::SystemTime};
 
-use culvert_identity::x509::ProfileError;
+use culvert_identity::SpiffeId;
+use culvert_mtls::{Expected, Refusal, failure_reason, peer_of, refusal_of, server_name};
+use rustls::CommonState;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use crate::error::Blame;
+use crate::{
+    error::Blame,
+    key::{Generation, Local, Peer, Route},
+};
 
 /// Why a TLS handshake gave no tunnel.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HandshakeError {
-    /// We refused the peer's certificate; the word is the verifier's reason.
-    #[error("the peer's certificate is refused: {detail}")]
-    PeerRefused {
-        /// The verifier's stable reason.
+    /// We refused the peer's certificate, or could not present our own.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The peer refused us, or TLS or the network failed; the word is `culvert_mtls::failure_reason`'s.
+    #[error("TLS: {detail}")]
+    Failed {
+        /// The stable word, such as `refused_by_peer`, `no_common_protocol`, `closed`.
         reason: &'static str,
-        /// The verifier's explanation.
+        /// What the TLS library or the system said.
         detail: String,
     },
-    /// The certificate that the verifier let pass does not have the shape of an SVID.
-    #[error("the peer's certificate is not an SVID")]
-    NotAnSvid(#[source] ProfileError),
-    /// The peer refused our certificate, with this TLS alert.
-    #[error("the peer refused our certificate (alert {0})")]
-    RefusedByPeer(String),
-    /// The two sides have no protocol, version, suite or group in common, or one broke the rules of TLS.
-    #[error("TLS: {0}")]
-    Tls(String),
-    /// The peer closed the connection, or the connection broke.
-    #[error("connection closed during the handshake: {0}")]
-    Closed(io::ErrorKind),
     /// The handshake took longer than the limit.
     #[error("the handshake timed out")]
     Timeout,
-    /// Our SVID, or the peer's, is over.
-    #[error("an SVID of the handshake has expired")]
-    Expired,
 }
 
 impl HandshakeError {
     /// The stable word for logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::PeerRefused { reason, .. } => reason,
-            Self::NotAnSvid(error) => error.reason(),
-            Self::RefusedByPeer(_) => "peer_refused_identity",
-            Self::Tls(_) => "handshake_failed",
-            Self::Closed(_) => "handshake_closed",
+            Self::Refused(refusal) => refusal.reason(),
+            Self::Failed { reason, .. } => reason,
             Self::Timeout => "handshake_timeout",
-            Self::Expired => "svid_expired",
         }
     }
 
     /// Whose fault it is.
     pub fn blame(&self) -> Blame {
         match self {
-            Self::PeerRefused { .. } | Self::NotAnSvid(_) | Self::Tls(_) => Blame::Peer,
-            Self::RefusedByPeer(_) | Self::Expired => Blame::Us,
-            Self::Closed(_) | Self::Timeout => Blame::Network,
+            Self::Refused(Refusal::NoSvid(_) | Refusal::SvidExpired(_)) => Blame::Us,
+            Self::Failed { reason: "refused_by_peer", .. } => Blame::Us,
+            Self::Failed { reason: "closed" | "reset" | "timeout", .. } | Self::Timeout => Blame::Network,
+            Self::Refused(_) | Self::Failed { .. } => Blame::Peer,
         }
     }
+
+    fn of(error: &(dyn Error + 'static)) -> Self {
+        match refusal_of(error) {
+            Some(refusal) => Self::Refused(refusal),
+            None => Self::Failed { reason: failure_reason(error), detail: error.to_string() },
+        }
+    }
+}
+
+pub(crate) type ClientTls = client::TlsStream<TcpStream>;
+pub(crate) type ServerTls = server::TlsStream<TcpStream>;
+
+/// Shakes hands as the dialling side. The peer must be the one that the route names, whatever the verifier in its
+/// configuration let pass.
+pub(crate) async fn dial(tcp: TcpStream, route: &Route) -> Result<(ClientTls, Peer), HandshakeError> {
+    let connector = TlsConnector::from(Arc::clone(&route.tls));
+    let tls = connector.connect(server_name(), tcp).await.map_err(|e| HandshakeError::of(&e))?;
+    let (socket, connection) = tls.get_ref();
+    let peer = proven(socket, connection, route.generation, route.until)?;
+    if peer.identity != route.key.destination {
+        let expected = Expected::one(route.key.destination.clone());
+        return Err(Refusal::UnexpectedIdentity { got: peer.identity, expected }.into());
+    }
+    Ok((tls, peer))
+}
+
+/// Shakes hands as the serving side.
+pub(crate) async fn accept(tcp: TcpStream, local: &Local) -> Result<(ServerTls, Peer), HandshakeError> {
+    let acceptor = TlsAcceptor::from(Arc::clone(&local.tls));
+    let tls = acceptor.accept(tcp).await.map_err(|e| HandshakeError::of(&e))?;
+    let (socket, connection) = tls.get_ref();
+    let peer = proven(socket, connection, local.generation, local.until)?;
+    Ok((tls, peer))
+}
+
+fn proven(
+    socket: &TcpStream,
+    connection: &CommonState,
+    generation: Generation,
+    own_until: SystemTime,
+) -> Result<Peer, HandshakeError> {
+    let verified = peer_of(connection)?;
+    let broken = |e: io::Error| HandshakeError::of(&e);
+    Ok(Peer {
+        identity: SpiffeId::clone(verified.id()),
+        until: own_until.min(verified.svid().not_after),
+        address: socket.peer_addr().map_err(broken)?,
+        local: socket.local_addr().map_err(broken)?,
+        key_exchange: verified.group(),
+        suite: connection.negotiated_cipher_suite().map(|suite| suite.suite()),
+        generation,
+    })
 }

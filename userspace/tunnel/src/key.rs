@@ -23,13 +23,20 @@ pub struct TunnelKey {
     pub peer: Arc<str>,
 }
 
-/// Which edition of our SVID and of the trust bundles a handshake was made with. Only equality counts.
+/// Which edition of our SVID and of the trust bundles a handshake was made with. Both numbers only grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Generation {
     /// Edition of the SVID.
     pub svid: u64,
     /// Edition of the bundles (and of revocations, where there are any).
     pub bundle: u64,
+}
+
+impl Generation {
+    /// Whether a handshake of this generation is out of date for one who has `other`.
+    pub(crate) fn is_older_than(self, other: Self) -> bool {
+        self.svid < other.svid || self.bundle < other.bundle
+    }
 }
 
 /// Everything that [`crate::Pool`] needs to reach a peer, apart from the socket.

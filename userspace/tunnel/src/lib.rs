@@ -21,6 +21,7 @@ mod revoke;
 mod serve;
 mod splice;
 mod stream;
+mod tunnel;
 mod wire;
 
 pub use connect::{Authority, Baggage, ConnectRequest, Forwarded, Host, Traceparent};

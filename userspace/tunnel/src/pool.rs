@@ -1,31 +1,50 @@
 //! Tunnels that we dial: who shares one, who waits for one, when it goes.
 
-use std::{future::Future, io, rc::Rc, sync::Arc, time::SystemTime};
+mod dial;
+mod group;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    fmt,
+    future::Future,
+    io,
+    rc::Rc,
+    sync::Arc,
+    time::SystemTime,
+};
 
 use culvert_identity::SpiffeId;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
     connect::ConnectRequest,
-    error::OpenError,
+    error::{OpenError, StreamError},
     key::{Generation, Route, TunnelKey},
     limits::Limits,
     proofs::Proofs,
     stream::TunnelStream,
+    tunnel::Seated,
+    wire::{Answer, code},
 };
+use group::{Group, Seat, Turn};
+
+/// How often a stream is tried again on another tunnel, when its tunnel turned out to take no more streams.
+const TRIES: usize = 3;
 
 /// The dialled tunnels of one worker thread. A clone is the same pool.
 ///
 /// Must be used inside a `LocalSet` (or a local runtime): each tunnel is driven by a task of its own.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Pool {
     inner: Rc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     limits: Limits,
     proofs: Arc<Proofs>,
+    groups: RefCell<HashMap<TunnelKey, Group>>,
+    draining: Cell<bool>,
 }
 
 /// How many tunnels and streams a pool has.
@@ -44,21 +63,89 @@ pub struct PoolCount {
 impl Pool {
     /// An empty pool. `proofs` is shared by all workers of the agent.
     pub fn new(limits: Limits, proofs: Arc<Proofs>) -> Self {
-        Self { inner: Rc::new(Inner { limits, proofs }) }
+        let inner = Inner { limits, proofs, groups: RefCell::default(), draining: Cell::new(false) };
+        Self { inner: Rc::new(inner) }
     }
 
-    /// Opens a stream: over a tunnel that has room and was made with `route.generation`, else over a new one.
+    /// Opens a stream: over a tunnel that has room and is not older than `route.generation`, else over a new one.
     ///
     /// `dial` makes the TCP connection and runs only if this call is the one that dials: at most one dial per
     /// [`TunnelKey`] is in flight, others wait for it and share its failure. The dial goes on when its caller is
-    /// dropped. Tunnels of other generations take no new stream from here on.
+    /// dropped. Tunnels of older generations take no new stream from here on.
     pub async fn open<D, F>(&self, route: &Route, request: &ConnectRequest, dial: D) -> Result<TunnelStream, OpenError>
     where
         D: FnOnce() -> F,
         F: Future<Output = io::Result<TcpStream>> + 'static,
     {
-        let _ = (route, request, dial().await, &self.inner.limits, &self.inner.proofs);
-        todo!()
+        let mut dial = Some(dial);
+        let mut tries = 0;
+        loop {
+            let (seated, fresh) = self.seat(route, &mut dial).await?;
+            tries += 1;
+            match self.ask(seated, request).await {
+                Err(error) if tries < TRIES && (may_retry(&error) || (lost(&error) && !fresh)) => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// A place in a tunnel, and whether the tunnel was dialled for this call.
+    async fn seat<D, F>(&self, route: &Route, dial: &mut Option<D>) -> Result<(Seated, bool), OpenError>
+    where
+        D: FnOnce() -> F,
+        F: Future<Output = io::Result<TcpStream>> + 'static,
+    {
+        loop {
+            let turn = match self.inner.find_seat(route)? {
+                Seat::Taken(seated) => return Ok((seated, false)),
+                Seat::Wait(turn) => turn,
+                Seat::Dial(turn) => {
+                    // A second dial by one call happens only when its first tunnel broke at once; that is an error.
+                    let dial = dial.take().ok_or(OpenError::GoAway)?;
+                    self.inner.spawn_dial(route.clone(), dial());
+                    turn
+                }
+            };
+            match turn.await {
+                Ok(Turn::Seated(seated)) => return Ok((seated, true)),
+                Ok(Turn::Again) => {}
+                Ok(Turn::Failed(error)) => return Err(error),
+                Err(_) => return Err(OpenError::Draining),
+            }
+        }
+    }
+
+    /// Sends the CONNECT and waits for its answer.
+    async fn ask(&self, seated: Seated, request: &ConnectRequest) -> Result<TunnelStream, OpenError> {
+        let tunnel = Rc::clone(&seated.tunnel);
+        let opening = match tunnel.with_opener(|opener| opener.open(request)) {
+            Some(Ok(opening)) => opening,
+            Some(Err(error)) => {
+                tunnel.retire();
+                return Err(unopened(error));
+            }
+            None => return Err(OpenError::GoAway),
+        };
+        let ended = std::future::poll_fn(|cx| seated.poll_ended(cx));
+        let answer = tokio::select! {
+            biased;
+            why = ended => return Err(OpenError::TunnelLost(why)),
+            answer = timeout(self.inner.limits.answer_timeout, opening) => answer,
+        };
+        match answer {
+            Err(_) => Err(OpenError::AnswerTimeout),
+            Ok(Err(error)) => {
+                if !matches!(error, StreamError::Reset(_)) {
+                    tunnel.retire();
+                }
+                Err(unanswered(error))
+            }
+            Ok(Ok(Answer { status: 200, baggage, stream })) => Ok(TunnelStream::new(seated, stream, baggage)),
+            Ok(Ok(Answer { status, mut stream, .. })) => {
+                stream.reset(code::CANCEL);
+                Err(OpenError::Refused(status))
+            }
+        }
     }
 
     /// Makes a fresh handshake with the peer of `route`, so that the streams of older tunnels to it may go on; gives
@@ -68,35 +155,79 @@ impl Pool {
         D: FnOnce() -> F,
         F: Future<Output = io::Result<TcpStream>> + 'static,
     {
-        let _ = (route, dial().await);
-        todo!()
+        let (seated, _) = self.seat(route, &mut Some(dial)).await?;
+        Ok(seated.tunnel.until())
     }
 
-    /// The keys of `source` that carry streams on tunnels of an older generation and have no tunnel of `generation`.
+    /// The keys of `source` that carry streams on tunnels of an older generation than this one, and whose peers have
+    /// not proven themselves since.
     pub fn unproven(&self, source: &SpiffeId, generation: Generation) -> Vec<TunnelKey> {
-        let _ = (source, generation);
-        todo!()
+        let groups = self.inner.groups.borrow();
+        let of_source = groups.iter().filter(|(key, _)| key.source == *source);
+        of_source.filter(|(_, group)| group.is_unproven(generation)).map(|(key, _)| key.clone()).collect()
     }
 
     /// Takes the tunnels whose key fits out of use: no new streams, open ones go on.
     pub fn retire(&self, which: impl Fn(&TunnelKey) -> bool) {
-        let _ = which;
-        todo!()
+        self.inner.each_tunnel(which, |tunnel| tunnel.retire());
     }
 
     /// Ends the tunnels whose key fits, streams included, with a stable snake_case reason.
     pub fn end(&self, which: impl Fn(&TunnelKey) -> bool, reason: &'static str) {
-        let _ = (which, reason);
-        todo!()
+        self.inner.each_tunnel(which, |tunnel| tunnel.end(StreamError::Ended(reason)));
     }
 
     /// Opens nothing any more, and closes each tunnel when its last stream is done.
     pub fn drain(&self) {
-        todo!()
+        self.inner.draining.set(true);
+        self.retire(|_| true);
     }
 
     /// What the pool holds.
     pub fn count(&self) -> PoolCount {
-        todo!()
+        let groups = self.inner.groups.borrow();
+        groups.values().map(Group::count).fold(PoolCount::default(), |a, b| PoolCount {
+            tunnels: a.tunnels + b.tunnels,
+            retired: a.retired + b.retired,
+            streams: a.streams + b.streams,
+            dials: a.dials + b.dials,
+        })
     }
 }
+
+/// The stream has certainly not reached the peer's application, so that asking elsewhere is safe.
+fn may_retry(error: &OpenError) -> bool {
+    matches!(error, OpenError::GoAway | OpenError::Reset(code::REFUSED_STREAM))
+}
+
+/// The tunnel broke under the question. On a tunnel that had been standing around this is how one learns that the
+/// peer's agent was restarted. No payload was sent yet, so at worst the application sees an empty connection.
+fn lost(error: &OpenError) -> bool {
+    matches!(error, OpenError::TunnelLost(StreamError::Lost(_)))
+}
+
+fn unopened(error: StreamError) -> OpenError {
+    match error {
+        StreamError::RefusedByPeer | StreamError::Ended(_) | StreamError::KeepaliveTimeout => {
+            OpenError::TunnelLost(error)
+        }
+        _ => OpenError::GoAway,
+    }
+}
+
+fn unanswered(error: StreamError) -> OpenError {
+    match error {
+        StreamError::Reset(code) => OpenError::Reset(code),
+        StreamError::GoAway(code::NO_ERROR) => OpenError::GoAway,
+        error => OpenError::TunnelLost(error),
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pool").field(&self.count()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;

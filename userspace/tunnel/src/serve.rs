@@ -1,17 +1,32 @@
 //! Tunnels that peers dial: verified, then each CONNECT offered to the agent.
 
-use std::{future::Future, rc::Rc, sync::Arc, time::Duration};
+mod offer;
 
-use tokio::net::TcpStream;
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    future::Future,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tokio::{net::TcpStream, sync::Notify, task::spawn_local, time::timeout};
 
 use crate::{
-    connect::{AuthorityError, Baggage, ConnectRequest},
+    connect::AuthorityError,
     error::{ServeError, StreamError},
+    handshake::{self, HandshakeError},
     key::{Local, Peer},
+    life::Life,
     limits::Limits,
-    proofs::Proofs,
-    stream::TunnelStream,
+    proofs::{ProofKey, Proofs},
+    tunnel::Tunnel,
+    wire::{self, Asked, Conversation},
 };
+pub use offer::{Offer, Refusal};
 
 /// Why a request was answered without asking the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -34,28 +49,6 @@ impl Malformed {
     }
 }
 
-/// How the agent refuses an offer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Refusal {
-    /// 400: the request makes no sense here (wrong address, say).
-    BadRequest,
-    /// 401: policy denies it.
-    Denied,
-    /// 503: no such target, the application refuses or is silent, or the agent cannot say.
-    Unavailable,
-}
-
-impl Refusal {
-    /// The HTTP status on the wire.
-    pub fn status(self) -> u16 {
-        match self {
-            Self::BadRequest => 400,
-            Self::Denied => 401,
-            Self::Unavailable => 503,
-        }
-    }
-}
-
 /// What the agent does with served tunnels. Calls come from the worker's own thread.
 pub trait Inbound: 'static {
     /// A peer's handshake is done; `took` is the time since the TCP connection was handed over.
@@ -73,86 +66,153 @@ pub trait Inbound: 'static {
     fn offered(self: Rc<Self>, offer: Offer) -> impl Future<Output = ()> + 'static;
 }
 
-/// A CONNECT that waits for its answer. Dropped unanswered, it is refused with 503.
-#[derive(Debug)]
-pub struct Offer {
-    request: ConnectRequest,
-    peer: Rc<Peer>,
-}
-
-impl Offer {
-    /// What is asked.
-    pub fn request(&self) -> &ConnectRequest {
-        &self.request
-    }
-
-    /// Who asks, as proven by the handshake, and from and to which TCP address.
-    pub fn peer(&self) -> &Peer {
-        &self.peer
-    }
-
-    /// Waits until the peer gives up (resets the stream, or the tunnel breaks).
-    pub async fn gone(&mut self) -> StreamError {
-        todo!()
-    }
-
-    /// Answers 200. Takes the application's socket and gives it back, because the answer says that it is connected.
-    /// `about` describes the destination workload. Fails when the peer has given up; then the socket is closed.
-    pub fn accept(self, app: TcpStream, about: &Baggage) -> Result<(TcpStream, TunnelStream), StreamError> {
-        let _ = (app, about);
-        todo!()
-    }
-
-    /// Answers with a refusal.
-    pub fn refuse(self, refusal: Refusal) {
-        let _ = refusal;
-        todo!()
-    }
-}
-
 /// The served tunnels of one worker thread. A clone is the same server.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Server {
     inner: Rc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     limits: Limits,
     proofs: Arc<Proofs>,
+    tunnels: RefCell<Vec<Entry>>,
+    draining: Cell<bool>,
+    emptied: Notify,
+}
+
+struct Entry {
+    local: Local,
+    tunnel: Rc<Tunnel>,
+}
+
+/// A tunnel's entry in its server; dropping it takes the entry out.
+struct Entered {
+    inner: Rc<Inner>,
+    tunnel: Rc<Tunnel>,
 }
 
 impl Server {
     /// A server without tunnels. `proofs` is shared by all workers of the agent.
     pub fn new(limits: Limits, proofs: Arc<Proofs>) -> Self {
-        Self { inner: Rc::new(Inner { limits, proofs }) }
+        let inner =
+            Inner { limits, proofs, tunnels: RefCell::default(), draining: Cell::new(false), emptied: Notify::new() };
+        Self { inner: Rc::new(inner) }
     }
 
     /// Serves one TCP connection until its tunnel is over: handshake as `local`, then one task per CONNECT.
+    ///
+    /// Must be used inside a `LocalSet` (or a local runtime). Dropping the future closes the tunnel.
     pub async fn serve<I: Inbound>(&self, tcp: TcpStream, local: &Local, inbound: Rc<I>) -> Result<(), ServeError> {
-        let _ = (tcp, local, inbound, &self.inner.limits, &self.inner.proofs);
-        todo!()
+        let began = Instant::now();
+        let patience = self.inner.limits.connect_timeout;
+        let (peer, conversation) = timeout(patience, self.begin(tcp, local))
+            .await
+            .unwrap_or(Err(ServeError::Handshake(HandshakeError::Timeout)))?;
+        inbound.proven(&peer, began.elapsed());
+        let proof = self.inner.proofs.proven(&proof_key(local, &peer), peer.until);
+        let tunnel = Tunnel::new(peer, proof, None);
+        let _entered = self.enter(local, &tunnel);
+        let life = Life::new(Rc::clone(&tunnel), conversation, self.inner.limits.clone(), false);
+        serve_requests(life, tunnel, inbound).await
+    }
+
+    async fn begin(&self, tcp: TcpStream, local: &Local) -> Result<(Peer, Box<dyn Conversation>), ServeError> {
+        // A socket that takes no options is about to fail anyway.
+        let _ = tcp.set_nodelay(true);
+        let (tls, peer) = handshake::accept(tcp, local).await.map_err(ServeError::Handshake)?;
+        let conversation = wire::h2::serve(tls, &self.inner.limits).await.map_err(ServeError::Tunnel)?;
+        Ok((peer, conversation))
+    }
+
+    fn enter(&self, local: &Local, tunnel: &Rc<Tunnel>) -> Entered {
+        let entry = Entry { local: local.clone(), tunnel: Rc::clone(tunnel) };
+        self.inner.tunnels.borrow_mut().push(entry);
+        if self.inner.draining.get() {
+            tunnel.retire();
+        }
+        Entered { inner: Rc::clone(&self.inner), tunnel: Rc::clone(tunnel) }
     }
 
     /// Sends GOAWAY on the tunnels that fit: the peer opens no new streams on them, open ones go on.
     pub fn retire(&self, which: impl Fn(&Local, &Peer) -> bool) {
-        let _ = which;
-        todo!()
+        self.each(which, |tunnel| tunnel.retire());
     }
 
     /// Ends the tunnels that fit, streams included, with a stable snake_case reason.
     pub fn end(&self, which: impl Fn(&Local, &Peer) -> bool, reason: &'static str) {
-        let _ = (which, reason);
-        todo!()
+        self.each(which, |tunnel| tunnel.end(StreamError::Ended(reason)));
     }
 
-    /// Refuses new tunnels and sends GOAWAY on all; resolves when the last stream is done.
+    /// Sends GOAWAY on all tunnels, new ones included; resolves when the last one is over.
     pub async fn drain(&self) {
-        todo!()
+        self.inner.draining.set(true);
+        self.retire(|_, _| true);
+        loop {
+            let emptied = self.inner.emptied.notified();
+            if self.inner.tunnels.borrow().is_empty() {
+                return;
+            }
+            emptied.await;
+        }
     }
 
-    /// Served tunnels and the streams in them.
+    /// Served tunnels, and the streams in them.
     pub fn count(&self) -> (usize, usize) {
-        todo!()
+        let tunnels = self.inner.tunnels.borrow();
+        (tunnels.len(), tunnels.iter().map(|entry| entry.tunnel.streams()).sum())
+    }
+
+    fn each(&self, which: impl Fn(&Local, &Peer) -> bool, act: impl Fn(&Tunnel)) {
+        let fitting: Vec<_> = {
+            let tunnels = self.inner.tunnels.borrow();
+            let fitting = tunnels.iter().filter(|entry| which(&entry.local, &entry.tunnel.peer));
+            fitting.map(|entry| Rc::clone(&entry.tunnel)).collect()
+        };
+        for tunnel in fitting {
+            act(&tunnel);
+        }
+    }
+}
+
+async fn serve_requests<I: Inbound>(mut life: Life, tunnel: Rc<Tunnel>, inbound: Rc<I>) -> Result<(), ServeError> {
+    while let Some(step) = life.next().await {
+        match step.map_err(ServeError::Tunnel)? {
+            Asked::Connect(request, responder) => {
+                let offer = Offer::new(*request, tunnel.seat(), responder);
+                spawn_local(Rc::clone(&inbound).offered(offer));
+            }
+            Asked::Malformed(why) => inbound.malformed(&tunnel.peer, why),
+        }
+    }
+    match tunnel.ended() {
+        Some(why) => Err(ServeError::Tunnel(why)),
+        None => Ok(()),
+    }
+}
+
+fn proof_key(local: &Local, peer: &Peer) -> ProofKey {
+    ProofKey {
+        own: local.identity.clone(),
+        peer: peer.identity.clone(),
+        // The peer's port is another one for each tunnel.
+        peer_address: SocketAddr::new(peer.address.ip(), 0),
+        own_address: peer.local.ip(),
+        uid: "".into(),
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut tunnels = self.inner.tunnels.borrow_mut();
+        tunnels.retain(|entry| !Rc::ptr_eq(&entry.tunnel, &self.tunnel));
+        if tunnels.is_empty() {
+            self.inner.emptied.notify_waiters();
+        }
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Server").field(&self.count()).finish()
     }
 }

@@ -1,0 +1,87 @@
+//! Making a tunnel, and the task that drives it.
+
+use std::{future::Future, io, rc::Rc};
+
+use tokio::{
+    net::TcpStream,
+    task::spawn_local,
+    time::{Instant, timeout_at},
+};
+
+use super::Inner;
+use crate::{
+    error::OpenError,
+    handshake::{self, HandshakeError},
+    key::{Peer, Route},
+    life::Life,
+    proofs::ProofKey,
+    tunnel::Tunnel,
+    wire,
+};
+
+impl Inner {
+    /// Dials in a task of its own, so that the tunnel is made even if the caller who began has gone.
+    pub(super) fn spawn_dial<F>(self: &Rc<Self>, route: Route, socket: F)
+    where
+        F: Future<Output = io::Result<TcpStream>> + 'static,
+    {
+        let inner = Rc::clone(self);
+        spawn_local(async move {
+            match inner.dial(&route, socket).await {
+                Ok((tunnel, life)) => {
+                    inner.dialled(&route.key, &Ok(Rc::clone(&tunnel)));
+                    drive(life).await;
+                    inner.remove(&route.key, &tunnel);
+                }
+                Err(error) => {
+                    tracing::debug!(peer = %route.key.destination, address = %route.key.address, %error, "no tunnel");
+                    inner.dialled(&route.key, &Err(error));
+                }
+            }
+        });
+    }
+
+    async fn dial<F>(&self, route: &Route, socket: F) -> Result<(Rc<Tunnel>, Life), OpenError>
+    where
+        F: Future<Output = io::Result<TcpStream>>,
+    {
+        let deadline = Instant::now() + self.limits.connect_timeout;
+        let tcp = match timeout_at(deadline, socket).await {
+            Ok(connected) => connected.map_err(|e| OpenError::ConnectFailed(e.kind()))?,
+            Err(_) => return Err(OpenError::ConnectTimeout),
+        };
+        tcp.set_nodelay(true).map_err(|e| OpenError::ConnectFailed(e.kind()))?;
+        let (tls, peer) = match timeout_at(deadline, handshake::dial(tcp, route)).await {
+            Ok(done) => done.map_err(OpenError::Handshake)?,
+            Err(_) => return Err(OpenError::Handshake(HandshakeError::Timeout)),
+        };
+        let (conversation, opener) = match timeout_at(deadline, wire::h2::dial(tls, &self.limits)).await {
+            Ok(begun) => begun.map_err(OpenError::TunnelLost)?,
+            Err(_) => return Err(OpenError::Handshake(HandshakeError::Timeout)),
+        };
+        let proof = self.proofs.proven(&proof_key(route, &peer), peer.until);
+        let tunnel = Tunnel::new(peer, proof, Some(opener));
+        let life = Life::new(Rc::clone(&tunnel), conversation, self.limits.clone(), true);
+        Ok((tunnel, life))
+    }
+}
+
+/// Drives a dialled tunnel to its end.
+async fn drive(mut life: Life) {
+    while let Some(step) = life.next().await {
+        if let Err(error) = step {
+            tracing::debug!(%error, "tunnel over");
+            break;
+        }
+    }
+}
+
+fn proof_key(route: &Route, peer: &Peer) -> ProofKey {
+    ProofKey {
+        own: route.key.source.clone(),
+        peer: peer.identity.clone(),
+        peer_address: route.key.address,
+        own_address: route.key.from,
+        uid: route.key.peer.clone(),
+    }
+}
