@@ -25,6 +25,11 @@ pub(crate) fn next_generation() -> u64 {
 }
 
 /// An SVID with its key. Neither `Debug` nor serialisable; the key can sign and cannot be read.
+///
+/// ```compile_fail,E0277
+/// fn print<T: std::fmt::Debug>() {}
+/// print::<culvert_mtls::Credentials>();
+/// ```
 pub struct Credentials {
     svid: Svid,
     pub(crate) certified: Arc<CertifiedKey>,

@@ -117,7 +117,7 @@ pub fn refusal_of(error: &(dyn StdError + 'static)) -> Option<Refusal> {
 }
 
 /// The stable word for any failed handshake: this side's refusal if there is one, else what TLS or the
-/// network said (`refused_by_peer`, `incompatible`, `no_common_protocol`, `not_tls`, `closed`, `reset`,
+/// network said (`refused_by_peer`, `incompatible`, `bad_signature`, `no_common_protocol`, `not_tls`, `closed`, `reset`,
 /// `timeout`, `tls_error`).
 pub fn failure_reason(error: &(dyn StdError + 'static)) -> &'static str {
     if let Some(refusal) = refusal_of(error) {
@@ -134,6 +134,7 @@ fn word_of(layer: &(dyn StdError + 'static)) -> Option<&'static str> {
             rustls::Error::AlertReceived(rustls::AlertDescription::CloseNotify) => "closed",
             rustls::Error::AlertReceived(_) => "refused_by_peer",
             rustls::Error::PeerIncompatible(_) => "incompatible",
+            rustls::Error::InvalidCertificate(CertificateError::BadSignature) => "bad_signature",
             rustls::Error::InvalidMessage(_) | rustls::Error::InappropriateMessage { .. } => "not_tls",
             _ => "tls_error",
         });
