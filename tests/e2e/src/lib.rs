@@ -6,6 +6,8 @@
 pub mod access;
 pub mod call;
 pub mod demo;
+pub mod fixture;
 pub mod http;
 pub mod mesh;
+pub mod streams;
 pub mod world;
