@@ -159,6 +159,15 @@ impl Attribute {
         )
     }
 
+    /// Whether the values may stand together in a condition on this attribute.
+    pub fn check_all(&self, values: &[String]) -> Result<(), ConditionError> {
+        if *self == Self::SourceServiceAccount && values.len() > MAX_ACCOUNTS {
+            return Err(ConditionError::TooManyAccounts);
+        }
+        let mut numbered = values.iter().enumerate();
+        numbered.try_for_each(|(at, value)| self.check(value).map_err(|error| ConditionError::Value(at, error)))
+    }
+
     /// Whether a value may stand in a condition on this attribute.
     pub fn check(&self, value: &str) -> Result<(), ValueError> {
         if value.is_empty() {
@@ -178,6 +187,28 @@ impl Attribute {
             _ => Ok(()),
         }
     }
+}
+
+/// Why a condition is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ConditionError {
+    /// The key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Value number `.0`.
+    #[error("value {0}: {1}")]
+    Value(usize, ValueError),
+    /// More than [`MAX_ACCOUNTS`] service accounts.
+    #[error("may not have more than {MAX_ACCOUNTS} values")]
+    TooManyAccounts,
+}
+
+/// Most service accounts in one field.
+pub const MAX_ACCOUNTS: usize = 16;
+
+/// Checks a `when` key and its values.
+pub fn check_condition(key: &str, values: &[String]) -> Result<(), ConditionError> {
+    Attribute::parse(key)?.check_all(values)
 }
 
 /// The text in brackets, which must not be empty.

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{Complaint, condition, selector};
 use crate::{
     address::{AddressBlock, parse_port},
-    attribute::{check_account, check_trust_domain},
+    attribute::{MAX_ACCOUNTS, check_account, check_trust_domain},
     model::{Action, AuthorizationPolicy, Condition, Operation, Rule, Source},
     path::check_path,
 };
@@ -54,9 +54,6 @@ const NOT_WITH_CUSTOM: [&str; 10] = [
     "trustDomains",
     "notTrustDomains",
 ];
-/// Most accounts in one field.
-const MAX_ACCOUNTS: usize = 16;
-
 /// What the webhook has against an AuthorizationPolicy.
 pub(super) fn check(spec: &Value, complaints: &mut Vec<Complaint>, warnings: &mut Vec<Complaint>) {
     let action = spec.get("action").and_then(Value::as_str).unwrap_or("ALLOW");

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{Complaint, authorization::list};
-use crate::attribute::{Attribute, KeyError};
+use crate::attribute::{Attribute, ConditionError, KeyError};
 
 /// What the webhook has against one condition, which stands at `at`.
 pub(super) fn check(at: &str, condition: &Value, complaints: &mut Vec<Complaint>) {
@@ -29,19 +29,30 @@ pub(super) fn check(at: &str, condition: &Value, complaints: &mut Vec<Complaint>
         ));
     }
     for name in ["values", "notValues"] {
-        for (index, value) in list(condition, name).into_iter().flatten().enumerate() {
+        check_values(at, name, key, &attribute, condition, complaints);
+    }
+}
+
+fn check_values(
+    at: &str,
+    name: &str,
+    key: &str,
+    attribute: &Attribute,
+    condition: &Value,
+    complaints: &mut Vec<Complaint>,
+) {
+    let values: Vec<String> =
+        list(condition, name).into_iter().flatten().map(|v| v.as_str().unwrap_or_default().to_owned()).collect();
+    if let Err(error @ ConditionError::TooManyAccounts) = attribute.check_all(&values) {
+        let field = format!("{at}.{name}");
+        complaints.push(Complaint::new(field, "too_many", error.to_string(), "spread them over several rules"));
+    }
+    for (index, value) in values.iter().enumerate() {
+        if let Err(error) = attribute.check(value) {
             let field = format!("{at}.{name}[{index}]");
-            let value = value.as_str().unwrap_or_default();
-            if let Err(error) = attribute.check(value) {
-                let code = if value.is_empty() { "empty_value" } else { "bad_value" };
-                let text = format!("invalid `{}` for `key` {key}: {error} ({value})", name.trim_end_matches('s'));
-                complaints.push(Complaint::new(field, code, text, "correct or remove the value"));
-            }
-        }
-        let accounts = list(condition, name).map_or(0, Vec::len);
-        if attribute == Attribute::SourceServiceAccount && accounts > 16 {
-            let field = format!("{at}.{name}");
-            complaints.push(Complaint::new(field, "too_many", "may not have more than 16 values", "use several rules"));
+            let code = if value.is_empty() { "empty_value" } else { "bad_value" };
+            let text = format!("invalid `{}` for `key` {key}: {error} ({value})", name.trim_end_matches('s'));
+            complaints.push(Complaint::new(field, code, text, "correct or remove the value"));
         }
     }
 }

@@ -16,6 +16,12 @@ struct Context<'a> {
     domains: &'a TrustDomains,
 }
 
+/// A field and its `not` twin, by name.
+struct Pair<'f> {
+    attribute: Attribute,
+    named: [(&'static str, &'f [String]); 2],
+}
+
 impl NormalPolicy {
     /// Gives the values of a policy their meaning in a mesh of these trust domains.
     pub fn of(policy: &AuthorizationPolicy, domains: &TrustDomains) -> Self {
@@ -44,77 +50,59 @@ impl Context<'_> {
     }
 
     fn source(&self, index: usize, s: &Source) -> Match {
-        let at = format!("from[{index}].source");
-        self.fields(
-            &at,
-            [
-                (Attribute::SourcePrincipal, "principals", &s.principals, "notPrincipals", &s.not_principals),
-                (
-                    Attribute::RequestPrincipal,
-                    "requestPrincipals",
-                    &s.request_principals,
-                    "notRequestPrincipals",
-                    &s.not_request_principals,
-                ),
-                (Attribute::SourceNamespace, "namespaces", &s.namespaces, "notNamespaces", &s.not_namespaces),
-                (
-                    Attribute::SourceServiceAccount,
-                    "serviceAccounts",
-                    &s.service_accounts,
-                    "notServiceAccounts",
-                    &s.not_service_accounts,
-                ),
-                (
-                    Attribute::SourceTrustDomain,
-                    "trustDomains",
-                    &s.trust_domains,
-                    "notTrustDomains",
-                    &s.not_trust_domains,
-                ),
-                (Attribute::SourceIp, "ipBlocks", &s.ip_blocks, "notIpBlocks", &s.not_ip_blocks),
-                (
-                    Attribute::RemoteIp,
-                    "remoteIpBlocks",
-                    &s.remote_ip_blocks,
-                    "notRemoteIpBlocks",
-                    &s.not_remote_ip_blocks,
-                ),
-            ],
-        )
+        let pairs = [
+            pair(Attribute::SourcePrincipal, ("principals", &s.principals), ("notPrincipals", &s.not_principals)),
+            pair(
+                Attribute::RequestPrincipal,
+                ("requestPrincipals", &s.request_principals),
+                ("notRequestPrincipals", &s.not_request_principals),
+            ),
+            pair(Attribute::SourceNamespace, ("namespaces", &s.namespaces), ("notNamespaces", &s.not_namespaces)),
+            pair(
+                Attribute::SourceServiceAccount,
+                ("serviceAccounts", &s.service_accounts),
+                ("notServiceAccounts", &s.not_service_accounts),
+            ),
+            pair(
+                Attribute::SourceTrustDomain,
+                ("trustDomains", &s.trust_domains),
+                ("notTrustDomains", &s.not_trust_domains),
+            ),
+            pair(Attribute::SourceIp, ("ipBlocks", &s.ip_blocks), ("notIpBlocks", &s.not_ip_blocks)),
+            pair(
+                Attribute::RemoteIp,
+                ("remoteIpBlocks", &s.remote_ip_blocks),
+                ("notRemoteIpBlocks", &s.not_remote_ip_blocks),
+            ),
+        ];
+        self.fields(&format!("from[{index}].source"), pairs)
     }
 
     fn operation(&self, index: usize, o: &Operation) -> Match {
-        let at = format!("to[{index}].operation");
-        self.fields(
-            &at,
-            [
-                (Attribute::DestinationPort, "ports", &o.ports, "notPorts", &o.not_ports),
-                (Attribute::RequestHost, "hosts", &o.hosts, "notHosts", &o.not_hosts),
-                (Attribute::RequestMethod, "methods", &o.methods, "notMethods", &o.not_methods),
-                (Attribute::RequestPath, "paths", &o.paths, "notPaths", &o.not_paths),
-            ],
-        )
+        let pairs = [
+            pair(Attribute::DestinationPort, ("ports", &o.ports), ("notPorts", &o.not_ports)),
+            pair(Attribute::RequestHost, ("hosts", &o.hosts), ("notHosts", &o.not_hosts)),
+            pair(Attribute::RequestMethod, ("methods", &o.methods), ("notMethods", &o.not_methods)),
+            pair(Attribute::RequestPath, ("paths", &o.paths), ("notPaths", &o.not_paths)),
+        ];
+        self.fields(&format!("to[{index}].operation"), pairs)
     }
 
     fn condition(&self, index: usize, c: &Condition) -> Match {
-        let at = format!("when[{index}]");
         // A key that nobody knows is refused when the policy is read. Should one get here, it is not ignored.
         let attribute = Attribute::parse(&c.key).unwrap_or_else(|_| Attribute::Other(c.key.clone()));
-        self.fields(&at, [(attribute, "values", &c.values, "notValues", &c.not_values)])
+        let pairs = [pair(attribute, ("values", &c.values), ("notValues", &c.not_values))];
+        self.fields(&format!("when[{index}]"), pairs)
     }
 
-    fn fields<'f, const N: usize>(
-        &self,
-        at: &str,
-        pairs: [(Attribute, &'static str, &'f Vec<String>, &'static str, &'f Vec<String>); N],
-    ) -> Match {
+    fn fields<'f>(&self, at: &str, pairs: impl IntoIterator<Item = Pair<'f>>) -> Match {
         let mut fields = Vec::new();
-        for (attribute, name, values, not_name, not_values) in pairs {
-            for (name, values, negated) in [(name, values, false), (not_name, not_values, true)] {
+        for Pair { attribute, named } in pairs {
+            for (negated, (name, values)) in [false, true].into_iter().zip(named) {
                 if !values.is_empty() {
                     fields.push(Field {
                         path: format!("{at}.{name}").into(),
-                        wanted: Arc::from(values.as_slice()),
+                        wanted: Arc::from(values),
                         negated,
                         test: self.test(&attribute, values),
                     });
@@ -144,6 +132,14 @@ impl Context<'_> {
         let (namespace, account) = value.split_once('/').unwrap_or((self.namespace, value));
         (namespace.to_owned(), account.to_owned())
     }
+}
+
+fn pair<'f>(
+    attribute: Attribute,
+    yes: (&'static str, &'f Vec<String>),
+    no: (&'static str, &'f Vec<String>),
+) -> Pair<'f> {
+    Pair { attribute, named: [(yes.0, yes.1), (no.0, no.1)] }
 }
 
 fn strings(values: &[String]) -> Strings {
