@@ -147,3 +147,6 @@ pub fn expect_end(from: &mut impl Read) -> Result<()> {
     ensure!(from.read(&mut rest)? == 0, "more bytes than were sent");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,7 +30,7 @@ fn say_goodbye(mut stream: TcpStream) -> std::io::Result<()> {
 
 /// Opens and closes one connection; the client is done first on one port, the server on the other.
 fn once(netns: &Netns, server: std::net::IpAddr, number: usize) -> Result<()> {
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         let mut stream = connect(netns, SocketAddr::new(server, ECHO))?;
         ping(&mut stream, b"hello")
     } else {
