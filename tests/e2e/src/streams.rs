@@ -89,7 +89,8 @@ pub struct Pattern {
 impl Pattern {
     /// The same seed gives the same bytes.
     pub fn new(seed: u64) -> Pattern {
-        Pattern { state: seed | 1 }
+        // Neighbouring seeds are spread apart, and zero, which would stay zero, is not reached.
+        Pattern { state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(0x1234_5678_9abc_def1).max(1) }
     }
 
     /// The next number.

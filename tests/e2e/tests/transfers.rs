@@ -67,7 +67,7 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
 
 fn answer(stream: &mut TcpStream, exchange: Exchange) -> Result<()> {
     let mut sending = stream.try_clone()?;
-    let send = move || -> std::io::Result<()> {
+    let mut send = move || -> std::io::Result<()> {
         send_pattern(&mut sending, exchange.seed ^ 0xff, exchange.down)?;
         sending.shutdown(Shutdown::Write)
     };

@@ -24,17 +24,17 @@ fn the_examples_are_five_pods_on_two_nodes_with_one_outside_the_mesh() {
 fn a_pod_is_enrolled_with_its_namespace_unless_it_opts_out_and_host_network_pods_are_left_alone() {
     let world = World::of(&objects(
         "{kind: Namespace, metadata: {name: a, labels: {culvert.dev/enroll: 'true'}}}\n---\n\
-         {kind: Pod, metadata: {name: in, namespace: a, uid: u1}, spec: {nodeName: n}}\n---\n\
-         {kind: Pod, metadata: {name: out, namespace: a, labels: {culvert.dev/enroll: 'false'}}, spec: {nodeName: n}}\n---\n\
-         {kind: Pod, metadata: {name: other, namespace: b}, spec: {nodeName: m}}\n---\n\
-         {kind: Pod, metadata: {name: host, namespace: a}, spec: {nodeName: n, hostNetwork: true}}",
+         {kind: Pod, metadata: {name: in, namespace: a, uid: u1}, spec: {nodeName: n1}}\n---\n\
+         {kind: Pod, metadata: {name: out, namespace: a, labels: {culvert.dev/enroll: 'false'}}, spec: {nodeName: n1}}\n---\n\
+         {kind: Pod, metadata: {name: other, namespace: b}, spec: {nodeName: n0}}\n---\n\
+         {kind: Pod, metadata: {name: host, namespace: a}, spec: {nodeName: n1, hostNetwork: true}}",
     ))
     .unwrap();
     let enrolled: Vec<(&str, bool)> = world.pods.iter().map(|pod| (pod.name.as_str(), pod.enrolled)).collect();
     assert_eq!(enrolled, [("in", true), ("out", false), ("other", false)]);
     assert_eq!(world.pods[0].uid, "u1");
     assert_eq!(world.pods[2].uid, culvert_manifests::pod_uid("b", "other").as_str());
-    assert_eq!(world.nodes, ["m", "n"]);
+    assert_eq!(world.nodes, ["n0", "n1"]);
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn a_pod_without_a_node_and_a_call_that_is_not_understood_are_refused_by_name() 
     assert!(format!("{lost:#}").contains("a/lost"), "{lost:#}");
     let bad = objects(
         "{kind: Pod, metadata: {name: p, namespace: a, annotations: {demo.culvert.dev/calls: 'x.y:1 perhaps'}}, \
-         spec: {nodeName: n}}",
+         spec: {nodeName: n1}}",
     );
     let error = World::of(&bad).unwrap_err();
     assert!(format!("{error:#}").contains("perhaps"), "{error:#}");
