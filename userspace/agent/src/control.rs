@@ -1,3 +1,12 @@
-//! The control plane's client: what it says becomes one snapshot per generation.
+//! The control plane's client: what it says becomes one snapshot per generation; what the kernel says is reported.
 
+mod join;
+mod report;
 pub mod state;
+#[cfg(test)]
+mod tests;
+mod stream;
+
+pub use join::{JoinError, join_or_load, port};
+pub use report::report;
+pub use stream::{Feed, follow};

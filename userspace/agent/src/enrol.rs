@@ -1,3 +1,413 @@
-//! Bringing pods under culvert and letting them go.
+//! Bringing pods under culvert and letting them go. Who a pod is comes only from the control plane's record of its UID
+//! on this node; where it is comes from the network namespace that the caller hands over.
 
+mod book;
+mod find;
+mod follow;
 pub mod protocol;
+mod reconcile;
+mod recover;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    net::IpAddr,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use culvert_identity::SpiffeId;
+use culvert_redirect::{self as redirect, OpenFlows, PodRedirect, PodSettings, Redirect};
+use culvert_svid::{Keeper, Signer};
+use culvert_workload::{Phase, Protocol, Workload, WorkloadUid};
+use tokio::{sync::Notify, task::JoinHandle};
+
+use crate::{
+    acceptor,
+    judge::Judge,
+    pod::{Pod, PodParts},
+    snapshot::Snapshot,
+    worker::{Shared, Workers},
+};
+
+pub use book::{Book, Entry};
+pub(crate) use socket::listen;
+pub use socket::serve;
+
+/// How long the control plane's record of a pod is waited for: the pod may be faster than its record.
+const RECORD_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the pod's first SVID is waited for.
+const SVID_PATIENCE: Duration = Duration::from_secs(15);
+/// Connections older than their pod's enrolment, where plaintext is allowed.
+const KEEP_OPEN: OpenFlows = OpenFlows::Keep { at_most: 256, at_longest: Duration::from_secs(3600) };
+
+/// Why a pod was not enrolled, or not let go.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    /// The caller is not root.
+    #[error("only uid 0 may enrol pods; the caller has uid {0}")]
+    NotRoot(u32),
+    /// The request carries no namespace.
+    #[error("the request carries no network namespace (one file descriptor by SCM_RIGHTS)")]
+    NoNetns,
+    /// No record of this UID.
+    #[error("the control plane has no pod with this UID on node {0}")]
+    NoRecord(Arc<str>),
+    /// The control plane has not said anything yet.
+    #[error("the control plane has not said yet who lives where")]
+    NotSynced,
+    /// The record says another node.
+    #[error("the pod belongs to node {0:?}")]
+    OtherNode(Arc<str>),
+    /// The namespace's label or the pod says so.
+    #[error("the pod is not enrolled: label its namespace culvert.dev/enroll=true")]
+    NotEnrolled,
+    /// It shares the node's network.
+    #[error("the pod uses the node's own network: it cannot be enrolled")]
+    HostNetwork,
+    /// It is over.
+    #[error("the pod has ended")]
+    Ended,
+    /// No identity can be made of its names.
+    #[error("namespace and service account do not fit in a SPIFFE ID")]
+    BadIdentity,
+    /// The record's addresses are none of those in the namespace.
+    #[error("the namespace has none of the addresses that the control plane knows of the pod")]
+    AddressMismatch,
+    /// The kernel side.
+    #[error("the pod could not be captured")]
+    Redirect(#[from] redirect::EnrolError),
+    /// The kernel side, on the way out.
+    #[error("the pod could not be let go")]
+    Withdraw(#[from] redirect::WithdrawError),
+    /// The SVID did not come in time. The pod is captured and closed; a repeated request waits on.
+    #[error("captured, but without an SVID after 15 s ({0}): the pod stays closed until it has one")]
+    NoSvid(&'static str),
+    /// The book of pods.
+    #[error("the pod could not be written down")]
+    Book(#[source] io::Error),
+    /// The agent is stopping.
+    #[error("the agent is stopping")]
+    Stopping,
+}
+
+impl EnrolError {
+    /// Stable word.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NotRoot(_) => "not_root",
+            Self::NoNetns => "no_netns",
+            Self::NoRecord(_) => "no_record",
+            Self::NotSynced => "not_synced",
+            Self::OtherNode(_) => "other_node",
+            Self::NotEnrolled => "not_enrolled",
+            Self::HostNetwork => "host_network",
+            Self::Ended => "pod_ended",
+            Self::BadIdentity => "bad_identity",
+            Self::AddressMismatch => "address_mismatch",
+            Self::Redirect(error) => error.reason(),
+            Self::Withdraw(error) => error.reason(),
+            Self::NoSvid(_) => "no_svid",
+            Self::Book(_) => "book_failed",
+            Self::Stopping => "draining",
+        }
+    }
+}
+
+/// A pod that this agent holds.
+#[derive(Debug)]
+struct Held {
+    pod: Arc<Pod>,
+    netns_inode: u64,
+    settings: PodSettings,
+    acceptors: Vec<JoinHandle<()>>,
+}
+
+/// What the caller is told.
+#[derive(Debug, Clone)]
+pub struct Enrolled {
+    /// Addresses read in the namespace.
+    pub addresses: Vec<IpAddr>,
+    /// The pod's identity.
+    pub identity: SpiffeId,
+}
+
+/// What enrolment needs from the rest of the agent.
+pub struct Parts {
+    /// This node's name.
+    pub node: Arc<str>,
+    /// The kernel side.
+    pub redirect: Arc<Redirect>,
+    /// Identities.
+    pub keeper: Keeper<Signer>,
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    /// The worker threads.
+    pub workers: Arc<Workers>,
+    /// The book of pods.
+    pub book: Book,
+}
+
+/// All pods of this node.
+pub struct Enroller {
+    parts: Parts,
+    held: Mutex<HashMap<WorkloadUid, Held>>,
+    /// One change of the kernel side at a time.
+    changing: tokio::sync::Mutex<()>,
+    /// Rung when the set of pods has changed, for the status report.
+    changed: Notify,
+}
+
+impl Enroller {
+    /// Holds no pod yet.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let changing = tokio::sync::Mutex::new(());
+        Arc::new(Self { parts, held: Mutex::default(), changing, changed: Notify::new() })
+    }
+
+    /// The pods held now, by UID.
+    pub fn pods(&self) -> Vec<Arc<Pod>> {
+        let mut pods: Vec<_> = self.held().values().map(|held| held.pod.clone()).collect();
+        pods.sort_by(|a, b| a.uid.cmp(&b.uid));
+        pods
+    }
+
+    /// Waits for a change of the set of pods.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// The kernel side.
+    pub fn redirect(&self) -> &Arc<Redirect> {
+        &self.parts.redirect
+    }
+
+    /// Identities.
+    pub fn keeper(&self) -> &Keeper<Signer> {
+        &self.parts.keeper
+    }
+
+    /// Captures a pod; returns once it has its SVID. Repeating it changes nothing.
+    pub async fn enrol(self: &Arc<Self>, uid: &str, netns: OwnedFd) -> Result<Enrolled, EnrolError> {
+        let uid = WorkloadUid::new(uid);
+        let record = self.record(&uid).await?;
+        let identity = record.identity().ok_or(EnrolError::BadIdentity)?;
+        let inode = inode_of(&netns);
+        let held = self.held().get(&uid).filter(|held| held.netns_inode == inode).map(|held| held.pod.clone());
+        let pod = match held.filter(|pod| *pod.identity() == identity) {
+            Some(pod) => pod,
+            None => self.capture(&record, identity.clone(), netns).await?,
+        };
+        self.wait_for_svid(&identity).await?;
+        Ok(Enrolled { addresses: pod.addresses.clone(), identity })
+    }
+
+    /// Lets a pod go: everything of it ends, its traffic is its own again.
+    pub async fn withdraw(&self, uid: &str) -> Result<(), EnrolError> {
+        let _changing = self.changing.lock().await;
+        let known = self.forget(&WorkloadUid::new(uid));
+        let (redirect, name) = (self.parts.redirect.clone(), uid.to_owned());
+        let result = blocking(move || redirect.withdraw(&name)).await?;
+        match result {
+            // Repeating it changes nothing.
+            Err(redirect::WithdrawError::NotEnrolled(_)) if known => {}
+            other => other?,
+        }
+        self.parts.book.remove(uid).map_err(EnrolError::Book)?;
+        self.changed.notify_waiters();
+        tracing::info!(pod = uid, "pod withdrawn");
+        Ok(())
+    }
+
+    /// Ends accepting and all connections of all pods; pins stay, so the kernel keeps them closed.
+    pub fn release_all(&self) {
+        let held: Vec<Held> = self.held().drain().map(|(_, held)| held).collect();
+        for held in held {
+            self.end(&held);
+        }
+    }
+
+    /// Stops taking new connections; open ones go on.
+    pub fn stop_accepting(&self) {
+        for held in self.held().values() {
+            held.acceptors.iter().for_each(JoinHandle::abort);
+        }
+    }
+
+    async fn record(&self, uid: &WorkloadUid) -> Result<Arc<Workload>, EnrolError> {
+        let current = &self.parts.shared.current;
+        let known = |snapshot: &Arc<Snapshot>| usable(snapshot, uid, &self.parts.node).ok();
+        if let Some(record) = current.wait_for(RECORD_PATIENCE, known).await {
+            return Ok(record);
+        }
+        match current.get() {
+            None => Err(EnrolError::NotSynced),
+            Some(snapshot) => usable(&snapshot, uid, &self.parts.node),
+        }
+    }
+
+    async fn capture(
+        self: &Arc<Self>,
+        record: &Arc<Workload>,
+        identity: SpiffeId,
+        netns: OwnedFd,
+    ) -> Result<Arc<Pod>, EnrolError> {
+        let _changing = self.changing.lock().await;
+        let uid = record.uid.as_str().to_owned();
+        // The key is made and the CSR on its way while the kernel side is set up.
+        let local = self.parts.keeper.hold(&identity, &uid);
+        let settings = self.settings(record);
+        let (redirect, wanted) = (self.parts.redirect.clone(), settings.clone());
+        let name = uid.clone();
+        let captured = match blocking(move || redirect.enrol(&name, netns, wanted)).await? {
+            Ok(captured) => captured,
+            Err(error) => {
+                if !self.held().contains_key(&record.uid) {
+                    self.parts.keeper.release(&uid);
+                }
+                return Err(error.into());
+            }
+        };
+        if !record.addresses.is_empty() && !record.addresses.iter().any(|own| captured.addresses.contains(own)) {
+            // Stays captured and closed: nothing of it may leave under a name that is not proven to be its own.
+            return Err(EnrolError::AddressMismatch);
+        }
+        self.write_down(&captured)?;
+        Ok(self.hold(record, captured, settings, local))
+    }
+
+    fn write_down(&self, captured: &PodRedirect) -> Result<(), EnrolError> {
+        let entry = Entry {
+            uid: captured.uid.clone(),
+            netns_inode: captured.netns_inode,
+            host_veth: captured.host_veth.clone(),
+            host_ifindex: captured.host_ifindex,
+        };
+        self.parts.book.put(&entry).map_err(EnrolError::Book)
+    }
+
+    /// From here on the pod's connections are carried.
+    fn hold(
+        self: &Arc<Self>,
+        record: &Arc<Workload>,
+        captured: PodRedirect,
+        settings: PodSettings,
+        local: culvert_mtls::LocalIdentity,
+    ) -> Arc<Pod> {
+        self.forget_tasks(&record.uid);
+        let PodRedirect { addresses, host_veth, netns_inode, listeners, early, netns, .. } = captured;
+        let parts = PodParts { workload: record.clone(), netns, addresses, host_veth, local };
+        let pod = Arc::new(Pod::new(parts));
+        let (shared, workers) = (&self.parts.shared, &self.parts.workers);
+        if let Some(snapshot) = shared.current.get() {
+            pod.follow(&snapshot, record);
+        }
+        let acceptors = acceptor::start(listeners, &pod, shared, workers);
+        acceptor::adopt(early, &pod, shared, workers);
+        let held = Held { pod: pod.clone(), netns_inode, settings, acceptors };
+        self.held().insert(record.uid.clone(), held);
+        self.changed.notify_waiters();
+        let (namespace, name) = (&record.namespace, &record.name);
+        tracing::info!(pod = %record.uid, %namespace, %name, addresses = ?pod.addresses, "pod captured");
+        pod
+    }
+
+    async fn wait_for_svid(&self, identity: &SpiffeId) -> Result<(), EnrolError> {
+        let keeper = &self.parts.keeper;
+        match tokio::time::timeout(SVID_PATIENCE, keeper.ready(identity)).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(EnrolError::Ended),
+            Err(_) => {
+                let failure = keeper.watch(identity).and_then(|status| status.borrow().last_failure);
+                Err(EnrolError::NoSvid(failure.unwrap_or("no answer yet")))
+            }
+        }
+    }
+
+    /// What the kernel side is to do for this pod.
+    fn settings(&self, record: &Workload) -> PodSettings {
+        let strict = self
+            .parts
+            .shared
+            .current
+            .get()
+            .is_none_or(|snapshot| Judge::of(&snapshot, record).rules().is_strict());
+        PodSettings {
+            probe_ports: record.probe_ports.clone(),
+            deny_non_tcp: record.deny_non_tcp,
+            open_flows: if strict { OpenFlows::Cut } else { KEEP_OPEN },
+        }
+    }
+
+    /// Takes a pod out of the table and ends what it has; says whether it was there.
+    fn forget(&self, uid: &WorkloadUid) -> bool {
+        let Some(held) = self.held().remove(uid) else { return false };
+        self.end(&held);
+        self.parts.keeper.release(uid.as_str());
+        true
+    }
+
+    /// The same for a pod that is about to be held anew: its identity stays.
+    fn forget_tasks(&self, uid: &WorkloadUid) {
+        if let Some(held) = self.held().remove(uid) {
+            self.end(&held);
+        }
+    }
+
+    fn end(&self, held: &Held) {
+        held.pod.let_go();
+        self.parts.workers.withdrawn(&held.pod);
+        held.acceptors.iter().for_each(JoinHandle::abort);
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<WorkloadUid, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Is there a pod of this UID on this node that may be enrolled.
+fn usable(snapshot: &Snapshot, uid: &WorkloadUid, node: &Arc<str>) -> Result<Arc<Workload>, EnrolError> {
+    let record = snapshot.roster.workload(uid).ok_or_else(|| EnrolError::NoRecord(node.clone()))?;
+    if record.node != *node {
+        return Err(EnrolError::OtherNode(record.node.clone()));
+    }
+    if record.host_network {
+        return Err(EnrolError::HostNetwork);
+    }
+    if record.phase == Phase::Ended {
+        return Err(EnrolError::Ended);
+    }
+    match record.protocol {
+        Protocol::Hbone => Ok(record.clone()),
+        Protocol::Plain => Err(EnrolError::NotEnrolled),
+    }
+}
+
+fn inode_of(netns: &OwnedFd) -> u64 {
+    let file = netns.try_clone().map(File::from);
+    file.and_then(|file| file.metadata()).map_or(0, |metadata| metadata.ino())
+}
+
+/// Runs a call that blocks on a thread of its own kind.
+async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Result<T, EnrolError> {
+    tokio::task::spawn_blocking(call).await.map_err(|_| EnrolError::Stopping)
+}
+
+/// Makes the run directory: 0700 and root's, or it is not used.
+pub fn prepare_run_dir(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let metadata = std::fs::symlink_metadata(path)?;
+    let own = nix::unistd::geteuid().as_raw();
+    if !metadata.is_dir() || metadata.uid() != own || metadata.mode() & 0o077 != 0 {
+        let text = format!("{} must be a folder of this user with mode 0700", path.display());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+    }
+    Ok(())
+}

@@ -2,6 +2,9 @@
 //! *accepted -> attributed -> authorized -> tunnelled -> outcome*. docs/architecture.md walks through one.
 
 pub mod accepted;
+mod acceptor;
+pub mod admin;
+pub mod assemble;
 mod carried;
 pub mod control;
 pub mod enrol;

@@ -4,6 +4,7 @@ use std::{fs::File, path::Path, process::ExitCode};
 
 use clap::Parser;
 use culvert_agent::{
+    assemble,
     enrol::protocol::{self, Request},
     settings::{Cli, Command, Settings, exit},
 };
@@ -42,6 +43,12 @@ fn run(raw: &culvert_agent::settings::Run) -> u8 {
             faults.iter().for_each(|fault| eprintln!("{fault}"));
             exit::USAGE
         }
-        Ok(_settings) => exit::OK,
+        Ok(settings) => match assemble::run(&settings) {
+            Ok(()) => exit::OK,
+            Err(error) => {
+                eprintln!("culvert-agent: {error:#}");
+                exit::UNAVAILABLE
+            }
+        },
     }
 }

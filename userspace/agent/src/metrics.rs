@@ -1,5 +1,6 @@
 //! Prometheus metrics: Istio's TCP set under its own names and labels, and what the agent adds.
 
+mod observed;
 mod own;
 mod tcp;
 #[cfg(test)]
@@ -9,7 +10,8 @@ use std::sync::Arc;
 
 use prometheus_client::{encoding::text::encode, registry::Registry};
 
-pub use own::Own;
+pub use observed::Observed;
+pub use own::{Own, Word};
 pub use tcp::Tcp;
 
 /// All metrics of the agent.

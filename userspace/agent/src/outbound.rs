@@ -8,14 +8,42 @@ mod rotate;
 #[cfg(test)]
 mod tests;
 
-use std::rc::Rc;
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
-use crate::worker::{Handover, Worker};
+use culvert_workload::Workload;
+
+use crate::{
+    snapshot::Snapshot,
+    worker::{Handover, Worker},
+};
 
 pub use attribute::AttributeError;
 pub use dial::DialError;
 pub(crate) use dial::HBONE_PORT;
 pub(crate) use rotate::rotate;
+
+/// Where a call would lead, for explanations.
+#[derive(Debug, Clone)]
+pub(crate) struct Leads {
+    /// Address and port in the end.
+    pub(crate) address: SocketAddr,
+    /// Who is there.
+    pub(crate) workload: Option<Arc<Workload>>,
+    /// `hbone`, `passthrough` or `hairpin`.
+    pub(crate) transport: &'static str,
+}
+
+/// By which ways a call to this address would go: the code of the data path, without a connection.
+pub(crate) fn leads(
+    snapshot: &Snapshot,
+    original: SocketAddr,
+    is_own: impl Fn(SocketAddr) -> bool,
+) -> Result<Vec<Leads>, AttributeError> {
+    let target =
+        if is_own(original) { attribute::Target::Itself } else { attribute::find(&snapshot.roster, original)? };
+    let ways = authorize::ways(target, original, is_own);
+    Ok(ways.into_iter().map(|way| way.leads()).collect())
+}
 
 /// Carries one connection from its listener to its outcome.
 pub(crate) async fn carry(worker: Rc<Worker>, handover: Handover) {

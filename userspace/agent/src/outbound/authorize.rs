@@ -8,7 +8,7 @@ use culvert_workload::{Endpoint, Protocol, Workload};
 use rand::seq::SliceRandom;
 
 use super::attribute::{Attributed, Target};
-use crate::{accepted::Accepted, worker::Worker};
+use crate::{accepted::Accepted, outcome::Transport, worker::Worker};
 
 /// A connection with the ways that it may take, best first. Only [`authorize`] makes one, and only [`super::dial`]
 /// takes it apart: what is dialled is what was authorized.
@@ -88,5 +88,16 @@ impl Way {
         match self {
             Self::Itself(address) | Self::Tunnel { address, .. } | Self::Plain { address, .. } => *address,
         }
+    }
+
+    /// The same for explanations.
+    pub(super) fn leads(self) -> super::Leads {
+        let address = self.address();
+        let (transport, workload) = match self {
+            Self::Itself(_) => (Transport::Hairpin, None),
+            Self::Tunnel { workload, .. } => (Transport::Hbone, Some(workload)),
+            Self::Plain { workload, .. } => (Transport::Passthrough, workload),
+        };
+        super::Leads { address, workload, transport: transport.word() }
     }
 }

@@ -1,0 +1,59 @@
+//! `/metrics` and `/healthz/ready`, nothing else.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use http_body_util::Full;
+use hyper::{Method, Request, Response, StatusCode, body::Bytes, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpListener, sync::Semaphore};
+
+use crate::{metrics::Metrics, snapshot::Current};
+
+/// Scrapers at once.
+const AT_ONCE: usize = 16;
+/// Patience for a request's header.
+const HEADER: Duration = Duration::from_secs(5);
+
+/// Answers, for ever.
+pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, current: Arc<Current>) {
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let (metrics, current) = (metrics.clone(), current.clone());
+        tokio::spawn(async move {
+            let service = service_fn(|request| {
+                let answer = answer(&request, &metrics, &current);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            let mut server = http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(HEADER).keep_alive(true);
+            let _ = tokio::time::timeout(HEADER * 12, server.serve_connection(TokioIo::new(stream), service)).await;
+            drop(place);
+        });
+    }
+}
+
+fn answer<B>(request: &Request<B>, metrics: &Metrics, current: &Current) -> Response<Full<Bytes>> {
+    const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/metrics" | "/stats/prometheus") => respond(StatusCode::OK, OPEN_METRICS, metrics.text()),
+        (&Method::GET, "/healthz/ready") => match current.get() {
+            Some(_) => respond(StatusCode::OK, "text/plain", "ready\n".to_owned()),
+            None => {
+                respond(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "not_synced: no state yet\n".to_owned())
+            }
+        },
+        _ => respond(StatusCode::NOT_FOUND, "text/plain", "/metrics or /healthz/ready\n".to_owned()),
+    }
+}
+
+fn respond(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response
+}

@@ -1,0 +1,104 @@
+//! The admin socket: root's alone, one question per connection.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::Serialize;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+};
+
+use super::{
+    answers,
+    protocol::{Answer, Question},
+    why,
+};
+use crate::{
+    enrol::Enroller,
+    worker::{Shared, Workers},
+};
+
+/// Longest question, in bytes.
+const MAX_LINE: u64 = 4096;
+/// Patience for a question.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Who answers, and from what.
+#[derive(Clone)]
+pub struct Desk {
+    /// This node's name.
+    pub node: Arc<str>,
+    /// Pods and identities.
+    pub enroller: Arc<Enroller>,
+    /// Snapshot, outcomes, metrics.
+    pub shared: Arc<Shared>,
+    /// Tunnels.
+    pub workers: Arc<Workers>,
+}
+
+/// Answers, for ever.
+pub async fn serve(listener: UnixListener, desk: Desk) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => drop(tokio::spawn(one(stream, desk.clone()))),
+            Err(error) => {
+                tracing::warn!(%error, "accept on the admin socket failed");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn one(mut stream: UnixStream, desk: Desk) {
+    let own = nix::unistd::geteuid().as_raw();
+    let caller = stream.peer_cred().map(|caller| caller.uid());
+    let mut text = match caller {
+        Ok(uid) if uid == 0 || uid == own => match tokio::time::timeout(PATIENCE, read(&mut stream)).await {
+            Ok(Ok(question)) => answer(&desk, question).await,
+            Ok(Err(message)) => error("bad_question", message),
+            Err(_) => error("bad_question", "no complete line within 5 s".to_owned()),
+        },
+        Ok(uid) => error("not_root", format!("the caller has uid {uid}")),
+        Err(fault) => error("not_root", fault.to_string()),
+    };
+    text.push(b'\n');
+    let _ = stream.write_all(&text).await;
+    let _ = stream.shutdown().await;
+}
+
+async fn read(stream: &mut UnixStream) -> Result<Question, String> {
+    let mut line = String::new();
+    let mut reader = BufReader::new(stream.take(MAX_LINE));
+    reader.read_line(&mut line).await.map_err(|error| error.to_string())?;
+    serde_json::from_str(&line).map_err(|error| error.to_string())
+}
+
+async fn answer(desk: &Desk, question: Question) -> Vec<u8> {
+    match question {
+        Question::Status => ok(&answers::status(desk).await),
+        Question::Connections => ok(&answers::connections(desk)),
+        Question::Recent { limit } => {
+            let recent = desk.shared.sink.recent();
+            ok(&recent[recent.len().saturating_sub(limit)..])
+        }
+        Question::Why { source, destination, port } => match desk.shared.current.get() {
+            None => error("not_synced", "the control plane has not said anything yet".to_owned()),
+            Some(snapshot) => match why::why(&snapshot, &source, &destination, port) {
+                Ok(why) => ok(&why),
+                Err(fault) => error(fault.reason(), fault.to_string()),
+            },
+        },
+    }
+}
+
+fn ok<T: Serialize + ?Sized>(answer: &T) -> Vec<u8> {
+    match serde_json::to_value(answer) {
+        Ok(value) => serde_json::to_vec(&Answer::Ok(value)).unwrap_or_default(),
+        Err(fault) => error("answer_failed", fault.to_string()),
+    }
+}
+
+fn error(reason: &str, message: String) -> Vec<u8> {
+    let answer = Answer::<()>::Error { reason: reason.to_owned(), message };
+    serde_json::to_vec(&answer).unwrap_or_default()
+}

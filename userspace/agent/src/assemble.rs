@@ -1,0 +1,214 @@
+//! Puts the agent together, in the order in which its parts may be trusted: hardened process, kernel side, node
+//! identity, workers, pods, doors. And takes it apart again.
+
+mod log;
+mod tasks;
+
+use std::{fs::File, io, sync::Arc};
+
+use anyhow::Context;
+use culvert_mtls::{Trust, TrustBundles};
+use culvert_redirect::{Config, HostHooks, Redirect};
+use culvert_svid::{Clock, ControlPort, Keeper, KeeperSettings, NodeIdentity, Signer, SystemClock};
+use culvert_tunnel::{Limits, Proofs};
+use nix::fcntl::{Flock, FlockArg};
+use tokio::{net::TcpListener, sync::Semaphore};
+
+use crate::{
+    admin,
+    control::{self, Feed},
+    enrol::{self, Book, Enroller},
+    harden,
+    metrics::{Metrics, Observed},
+    outcome::Sink,
+    settings::Settings,
+    snapshot::Current,
+    worker::{Shared, Workers},
+};
+
+/// Runs the agent until it is told to stop. Must be called before any thread is made.
+pub fn run(settings: &Settings) -> anyhow::Result<()> {
+    harden::forbid_dumps()?;
+    log::start(settings);
+    harden::raise_descriptor_limit();
+    harden::drop_capabilities()?;
+    enrol::prepare_run_dir(&settings.run_dir).context("--run-dir")?;
+    let _alone = alone(settings)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("main")
+        .enable_all()
+        .build()
+        .context("the main runtime cannot be made")?;
+    runtime.block_on(agent(settings))
+}
+
+/// One agent per run directory.
+fn alone(settings: &Settings) -> anyhow::Result<Flock<File>> {
+    let path = settings.run_dir.join("agent.lock");
+    let file = File::create(&path).with_context(|| format!("{}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
+        anyhow::anyhow!("another agent uses --run-dir {} ({error})", settings.run_dir.display())
+    })
+}
+
+async fn agent(settings: &Settings) -> anyhow::Result<()> {
+    let redirect = Arc::new(open_redirect(settings)?);
+    let metrics = Arc::new(Metrics::new(settings.metrics_series));
+    let current = Arc::new(Current::default());
+    // Metrics and readiness answer from the beginning: an agent that waits for its control plane says so.
+    let door = TcpListener::bind(settings.metrics).await.with_context(|| format!("--metrics {}", settings.metrics))?;
+    let serving = tokio::spawn(admin::serve_metrics(door, metrics.clone(), current.clone()));
+
+    let (port, identity) = join(settings, &metrics).await?;
+    let node = Node { settings, redirect, metrics, current, port, identity };
+    let running = node.start()?;
+    tracing::info!(node = %settings.node, "the agent runs");
+    tasks::until_stopped().await?;
+    running.stop(settings).await;
+    serving.abort();
+    Ok(())
+}
+
+fn open_redirect(settings: &Settings) -> anyhow::Result<Redirect> {
+    let config = Config {
+        bpffs: settings.bpffs.clone(),
+        node: settings.node.to_string(),
+        ebpf_log: settings.ebpf_log,
+        kubelet_cgroup: settings.kubelet_cgroup.clone(),
+        dns: Vec::new(),
+        hooks: HostHooks::Auto,
+    };
+    Redirect::open(config).map_err(|error| {
+        let reason = error.reason();
+        anyhow::Error::from(error).context(format!("the kernel side cannot be used ({reason})"))
+    })
+}
+
+async fn join(settings: &Settings, metrics: &Arc<Metrics>) -> anyhow::Result<(ControlPort, Arc<NodeIdentity>)> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let port = control::port(settings)?;
+    let node = tokio::select! {
+        node = control::join_or_load(settings, &port, &*clock) => node,
+        stopped = tasks::until_stopped() => {
+            stopped?;
+            anyhow::bail!("stopped before the node could join");
+        }
+    };
+    let node = node.map_err(|error| {
+        let reason = error.reason();
+        anyhow::Error::from(error).context(format!("this node has no identity ({reason})"))
+    })?;
+    let keep_in = Some(settings.run_dir.clone());
+    let identity = NodeIdentity::start(node, port.clone(), keep_in, clock, Observed::new(metrics.clone()))?;
+    Ok((port, Arc::new(identity)))
+}
+
+/// What the parts are made from.
+struct Node<'a> {
+    settings: &'a Settings,
+    redirect: Arc<Redirect>,
+    metrics: Arc<Metrics>,
+    current: Arc<Current>,
+    port: ControlPort,
+    identity: Arc<NodeIdentity>,
+}
+
+/// The parts, running.
+struct Running {
+    enroller: Arc<Enroller>,
+    workers: Arc<Workers>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Node<'_> {
+    fn start(self) -> anyhow::Result<Running> {
+        let bundles = TrustBundles::new();
+        let trust = Trust::new(bundles.clone());
+        let limits = Limits { max_connection_age: self.settings.max_connection_age, ..Limits::default() };
+        let shared = Arc::new(Shared {
+            current: self.current.clone(),
+            sink: Arc::new(Sink::new(self.metrics.clone())),
+            metrics: self.metrics.clone(),
+            proofs: Proofs::new(),
+            limits,
+            slots: Arc::new(Semaphore::new(self.settings.max_connections)),
+        });
+        let workers = Workers::start(self.settings.workers, &shared).context("the worker threads cannot be made")?;
+        let workers = Arc::new(workers);
+        let signer = Signer::new(self.port.channel(self.identity.identity()));
+        let observer = Observed::new(self.metrics.clone());
+        let keeper =
+            Keeper::new(signer, trust, KeeperSettings::default(), Arc::new(SystemClock::new()), observer);
+        let parts = enrol::Parts {
+            node: self.settings.node.clone(),
+            redirect: self.redirect.clone(),
+            keeper,
+            shared: shared.clone(),
+            workers: workers.clone(),
+            book: Book::open(&self.settings.run_dir).context("the book of pods cannot be opened")?,
+        };
+        let enroller = Enroller::new(parts);
+        let feed = Feed {
+            node: self.settings.node.clone(),
+            port: self.port.clone(),
+            identity: self.identity.clone(),
+            current: self.current.clone(),
+            bundles: bundles.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let desk = admin::Desk {
+            node: self.settings.node.clone(),
+            enroller: enroller.clone(),
+            shared,
+            workers: workers.clone(),
+        };
+        let mut tasks = self.doors(&enroller, desk)?;
+        tasks.extend([
+            tokio::spawn(control::follow(feed)),
+            tokio::spawn(enroller.clone().follow()),
+            tokio::spawn(enroller.clone().recover()),
+            tokio::spawn(enroller.clone().reconcile(self.settings.kubelet_cgroup.clone())),
+            tokio::spawn(tasks::rotations(enroller.clone(), workers.clone(), bundles, self.metrics.clone())),
+            tokio::spawn(tasks::kernel_events(self.redirect.clone())),
+            tokio::spawn(control::report(self.port, self.identity, enroller.clone(), self.current)),
+        ]);
+        Ok(Running { enroller, workers, tasks })
+    }
+
+    fn doors(&self, enroller: &Arc<Enroller>, desk: admin::Desk) -> io::Result<Vec<tokio::task::JoinHandle<()>>> {
+        let enrolling = enrol::listen(&self.settings.enrol_socket())?;
+        let admin = enrol::listen(&self.settings.admin_socket())?;
+        Ok(vec![
+            tokio::spawn(enrol::serve(enrolling, enroller.clone())),
+            tokio::spawn(admin::serve(admin, desk)),
+        ])
+    }
+}
+
+impl Running {
+    /// Takes no new connections, lets open ones end for a while, then leaves. The pins stay: until another agent comes
+    /// nothing of the pods leaves or enters, unless they are to be withdrawn.
+    async fn stop(self, settings: &Settings) {
+        tracing::info!(patience = ?settings.drain, "stopping");
+        self.enroller.stop_accepting();
+        let quiet = async {
+            tokio::join!(self.workers.drain(), tasks::until_quiet(&self.enroller));
+        };
+        if tokio::time::timeout(settings.drain, quiet).await.is_err() {
+            tracing::info!("connections are still open and will be reset");
+        }
+        if settings.withdraw_on_exit {
+            for pod in self.enroller.pods() {
+                if let Err(error) = self.enroller.withdraw(pod.uid.as_str()).await {
+                    tracing::error!(pod = %pod.uid, reason = error.reason(), %error, "the pod could not be withdrawn");
+                }
+            }
+        }
+        self.enroller.release_all();
+        for task in self.tasks {
+            task.abort();
+        }
+        tracing::info!("stopped");
+    }
+}

@@ -1,0 +1,87 @@
+//! Small tasks of the main runtime: signals, rotations, kernel events.
+
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
+
+use culvert_mtls::TrustBundles;
+use culvert_redirect::Redirect;
+use culvert_tunnel::Generation;
+use culvert_workload::WorkloadUid;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{enrol::Enroller, metrics::Metrics, worker::Workers};
+
+/// How often SVIDs and bundles are looked at for changes.
+const LOOK: Duration = Duration::from_millis(500);
+/// How often open connections are counted while draining.
+const QUIET: Duration = Duration::from_millis(50);
+
+/// SIGTERM or SIGINT.
+pub(super) async fn until_stopped() -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// No pod has an open connection.
+pub(super) async fn until_quiet(enroller: &Enroller) {
+    while enroller.pods().iter().any(|pod| !pod.live.is_empty()) {
+        tokio::time::sleep(QUIET).await;
+    }
+}
+
+/// Tells the workers of each pod whose SVID or bundles have changed since its tunnels were made.
+pub(super) async fn rotations(
+    enroller: Arc<Enroller>,
+    workers: Arc<Workers>,
+    bundles: TrustBundles,
+    metrics: Arc<Metrics>,
+) {
+    let mut known: HashMap<WorkloadUid, Generation> = HashMap::new();
+    let mut of_bundles = bundles.generation();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let pods = enroller.pods();
+        let same_bundles = std::mem::replace(&mut of_bundles, bundles.generation()) == of_bundles;
+        known.retain(|uid, _| pods.iter().any(|pod| pod.uid == *uid));
+        for pod in &pods {
+            let now = pod.serving_generation();
+            let before = known.insert(pod.uid.clone(), now);
+            if before.is_some_and(|before| before != now) || (!same_bundles && before.is_some()) {
+                workers.rotated(pod);
+            }
+        }
+        let first = enroller.keeper().statuses().into_iter().filter_map(|(_, _, status)| status.not_after).min();
+        if let Some(end) = first {
+            let left = end.duration_since(std::time::SystemTime::now()).map_or(0, |left| left.as_secs());
+            metrics.own.svid_expiry.set(i64::try_from(left).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+/// Logs what the kernel has dropped.
+pub(super) async fn kernel_events(redirect: Arc<Redirect>) {
+    let mut events = match redirect.events() {
+        Ok(events) => events,
+        Err(error) => {
+            tracing::warn!(reason = error.reason(), %error, "drops of the kernel are not logged");
+            return;
+        }
+    };
+    loop {
+        match events.next().await {
+            Ok(event) => {
+                let (reason, pod) = (event.reason.name(), event.uid.as_deref());
+                let (source, destination) = (event.source, event.destination);
+                tracing::info!(target: "kernel", by = ?event.by, reason, pod, %source, %destination, protocol = event.protocol, "dropped");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the kernel's events cannot be read");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Tells the control plane what the kernel says: captured or not, addresses, the generation that is enforced.
+
+use std::{sync::Arc, time::Duration};
+
+use culvert_svid::{ControlPort, NodeIdentity};
+use culvert_wire::proto::culvert::{NodeReport, status_service_client::StatusServiceClient};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::{enrol::Enroller, snapshot::Current};
+
+/// How often at least.
+const PERIOD: Duration = Duration::from_secs(30);
+/// After a failure.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Reports each change, for ever.
+pub async fn report(port: ControlPort, identity: Arc<NodeIdentity>, enroller: Arc<Enroller>, current: Arc<Current>) {
+    loop {
+        let error = one_stream(&port, &identity, &enroller, &current).await;
+        tracing::debug!(error, "the status report has ended");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn one_stream(port: &ControlPort, identity: &NodeIdentity, enroller: &Enroller, current: &Current) -> String {
+    let (sender, receiver) = mpsc::channel::<NodeReport>(1);
+    let mut client = StatusServiceClient::new(port.channel(identity.identity()));
+    let call = client.report(ReceiverStream::new(receiver));
+    let mut renewed = identity.watch();
+    renewed.mark_unchanged();
+    let feed = async {
+        let mut changes = current.changes();
+        loop {
+            changes.borrow_and_update();
+            if sender.send(enroller.report().await.encode()).await.is_err() {
+                return;
+            }
+            tokio::select! {
+                () = enroller.changed() => {}
+                changed = changes.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(PERIOD) => {}
+            }
+        }
+    };
+    tokio::select! {
+        answer = call => match answer {
+            Ok(_) => "closed by the control plane".to_owned(),
+            Err(status) => crate::outcome::chain(&status),
+        },
+        () = feed => "the report cannot be sent".to_owned(),
+        _ = renewed.changed() => "the node's certificate was renewed".to_owned(),
+    }
+}

@@ -1,0 +1,187 @@
+//! The delta stream: all types on one stream, known versions on each reconnect, ACK and NACK.
+
+use std::{sync::Arc, time::Duration};
+
+use culvert_identity::bundle::X509Bundle;
+use culvert_mtls::TrustBundles;
+use culvert_svid::{ControlPort, NodeIdentity};
+use culvert_wire::{
+    Kind,
+    proto::discovery::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status,
+        aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+    },
+};
+use rand::Rng;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::state::State;
+use crate::{
+    metrics::Metrics,
+    snapshot::{Current, Snapshot},
+};
+
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// Largest message, in bytes: as Istio's agents take them.
+const MAX_MESSAGE: usize = 200 << 20;
+/// gRPC's code for what a NACK says.
+const INVALID_ARGUMENT: i32 = 3;
+
+/// Where the stream comes from and what it feeds.
+pub struct Feed {
+    /// This node's name, for the server's log; it believes the certificate only.
+    pub node: Arc<str>,
+    /// The control plane.
+    pub port: ControlPort,
+    /// As whom we call.
+    pub identity: Arc<NodeIdentity>,
+    /// What decisions are made by.
+    pub current: Arc<Current>,
+    /// What peers are verified with.
+    pub bundles: TrustBundles,
+    /// All metrics.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Keeps the state up to date, for ever. While the control plane is away the last state stays.
+pub async fn follow(feed: Feed) {
+    let mut state = State::default();
+    let mut pause = SHORTEST_PAUSE;
+    loop {
+        let before = feed.current.get().map(|snapshot| snapshot.generation);
+        let error = feed.one_stream(&mut state).await;
+        feed.metrics.own.control_connected.set(0);
+        if feed.current.get().map(|snapshot| snapshot.generation) != before {
+            pause = SHORTEST_PAUSE;
+        }
+        match error {
+            End::Renewed => {}
+            End::Failed(text) => {
+                tracing::warn!(error = text, "the control plane's stream has ended; going on with the last state");
+                tokio::time::sleep(jittered(pause)).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+/// How a stream ended.
+enum End {
+    /// The node has a newer certificate: the next stream presents it.
+    Renewed,
+    /// It broke, or the server closed it.
+    Failed(String),
+}
+
+impl Feed {
+    async fn one_stream(&self, state: &mut State) -> End {
+        let mut renewed = self.identity.watch();
+        renewed.mark_unchanged();
+        tokio::select! {
+            error = self.receive(state) => End::Failed(error),
+            changed = renewed.changed() => match changed {
+                Ok(()) => End::Renewed,
+                Err(_) => End::Failed("the node has no identity any more".to_owned()),
+            },
+        }
+    }
+
+    async fn receive(&self, state: &mut State) -> String {
+        let (requests, mut responses) = match self.open(state).await {
+            Ok(stream) => stream,
+            Err(text) => return text,
+        };
+        self.metrics.own.control_connected.set(1);
+        loop {
+            let response = match responses.message().await {
+                Ok(Some(response)) => response,
+                Ok(None) => return "closed by the control plane".to_owned(),
+                Err(status) => return crate::outcome::chain(&status),
+            };
+            let answer = self.apply(state, &response);
+            if requests.send(answer).await.is_err() {
+                return "the control plane takes no more requests".to_owned();
+            }
+            if let Some(snapshot) = state.publish() {
+                self.publish(snapshot);
+            }
+        }
+    }
+
+    async fn open(
+        &self,
+        state: &State,
+    ) -> Result<(mpsc::Sender<DeltaDiscoveryRequest>, Streaming<DeltaDiscoveryResponse>), String> {
+        let (sender, receiver) = mpsc::channel(64);
+        for kind in Kind::ALL {
+            let node = Some(Node { id: self.node.to_string(), ..Node::default() });
+            let first = DeltaDiscoveryRequest {
+                node,
+                type_url: kind.type_url().to_owned(),
+                initial_resource_versions: state.versions(kind),
+                ..DeltaDiscoveryRequest::default()
+            };
+            sender.send(first).await.map_err(|error| error.to_string())?;
+        }
+        let channel = self.port.channel(self.identity.identity());
+        let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+        let answer = client.delta_aggregated_resources(ReceiverStream::new(receiver)).await;
+        let stream = answer.map_err(|status| crate::outcome::chain(&status))?.into_inner();
+        Ok((sender, stream))
+    }
+
+    /// Takes a response and gives its ACK or NACK.
+    fn apply(&self, state: &mut State, response: &DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
+        let refused = match state.apply(response) {
+            Ok(applied) => applied.refused,
+            Err(error) => return nack(response, error.to_string()),
+        };
+        if refused.is_empty() {
+            return ack(response);
+        }
+        for error in &refused {
+            self.metrics.own.rejected_resources.inc();
+            tracing::error!(reason = error.reason(), %error, "a resource of the control plane is refused");
+        }
+        nack(response, refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+    }
+
+    /// Bundles first: nobody may be called by a snapshot whose roots are not known yet.
+    fn publish(&self, snapshot: Snapshot) {
+        let held = self.bundles.snapshot();
+        for gone in held.trust_domains().filter(|domain| !snapshot.bundles.contains_key(domain)) {
+            self.bundles.remove(gone);
+        }
+        for bundle in snapshot.bundles.values() {
+            let set = X509Bundle::from_der(bundle.trust_domain.clone(), &bundle.authorities)
+                .map_err(|error| (error.reason(), error.to_string()))
+                .and_then(|roots| self.bundles.set(roots).map_err(|error| (error.reason(), error.to_string())));
+            if let Err((reason, error)) = set {
+                tracing::error!(trust_domain = %bundle.trust_domain, reason, error, "a bundle cannot be used");
+            }
+        }
+        let (generation, workloads) = (snapshot.generation, snapshot.roster.workload_count());
+        tracing::info!(generation, workloads, policies = snapshot.authorizations.len(), "state of the control plane");
+        self.current.set(Arc::new(snapshot));
+    }
+}
+
+fn ack(response: &DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: response.type_url.clone(),
+        response_nonce: response.nonce.clone(),
+        ..DeltaDiscoveryRequest::default()
+    }
+}
+
+fn nack(response: &DeltaDiscoveryResponse, message: String) -> DeltaDiscoveryRequest {
+    let error_detail = Some(Status { code: INVALID_ARGUMENT, message, details: Vec::new() });
+    DeltaDiscoveryRequest { error_detail, ..ack(response) }
+}
+
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::rng().random_range(0.5..1.0))
+}

@@ -1,0 +1,143 @@
+//! Every 30 seconds: what the kernel has is compared with what should be there, and mended.
+
+use std::{sync::Arc, time::Duration};
+
+use culvert_redirect::{Counter, Deviation, Listeners};
+use culvert_wire::report::{NodeStatus, PodStatus};
+use culvert_workload::WorkloadUid;
+
+use super::Enroller;
+use crate::{acceptor, metrics::Metrics, pod::Pod};
+
+const PERIOD: Duration = Duration::from_secs(30);
+
+/// What the kernel says of one pod.
+#[derive(Debug, Clone, Default)]
+pub struct Captured {
+    /// What is not as it should be; nothing: captured.
+    pub deviations: Vec<Deviation>,
+    /// Why the kernel could not be asked.
+    pub error: Option<&'static str>,
+}
+
+impl Captured {
+    /// Is the pod captured.
+    pub fn is_complete(&self) -> bool {
+        self.deviations.is_empty() && self.error.is_none()
+    }
+
+    /// The first thing that is wrong, in a word.
+    pub fn reason(&self) -> &'static str {
+        self.error.or_else(|| self.deviations.first().map(|deviation| deviation.name)).unwrap_or("")
+    }
+}
+
+impl Enroller {
+    /// Verifies and repairs, for ever.
+    pub async fn reconcile(self: Arc<Self>, kubelet_cgroup: Option<std::path::PathBuf>) {
+        let mut clock = tokio::time::interval(PERIOD);
+        clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            clock.tick().await;
+            if let Some(folder) = &kubelet_cgroup
+                && let Err(error) = self.parts.redirect.set_kubelet_cgroup(Some(folder))
+            {
+                tracing::warn!(%error, "kubelet's cgroup is not there: its probes are judged like other plaintext");
+            }
+            for pod in self.pods() {
+                self.mend(&pod).await;
+            }
+            self.count().await;
+        }
+    }
+
+    /// What the kernel says of a pod, now.
+    pub async fn captured(&self, uid: &WorkloadUid) -> Captured {
+        let (redirect, uid) = (self.parts.redirect.clone(), uid.to_string());
+        match super::blocking(move || redirect.verify(&uid)).await {
+            Ok(Ok(deviations)) => Captured { deviations, error: None },
+            Ok(Err(error)) => Captured { error: Some(error.reason()), ..Captured::default() },
+            Err(error) => Captured { error: Some(error.reason()), ..Captured::default() },
+        }
+    }
+
+    /// What the control plane is told.
+    pub async fn report(&self) -> NodeStatus {
+        let mut pods = Vec::new();
+        for pod in self.pods() {
+            let captured = self.captured(&pod.uid).await;
+            pods.push(PodStatus {
+                uid: pod.uid.clone(),
+                captured: captured.is_complete(),
+                reason: captured.reason().into(),
+                addresses: pod.addresses.clone(),
+            });
+        }
+        let enforced_generation = self.parts.shared.current.get().map_or(0, |snapshot| snapshot.generation);
+        NodeStatus { enforced_generation, pods }
+    }
+
+    async fn mend(self: &Arc<Self>, pod: &Arc<Pod>) {
+        let captured = self.captured(&pod.uid).await;
+        if captured.is_complete() {
+            return;
+        }
+        for deviation in &captured.deviations {
+            let (name, detail) = (deviation.name, &deviation.detail);
+            tracing::error!(pod = %pod.uid, reason = name, detail, "the kernel does not have what the pod needs");
+        }
+        let _changing = self.changing.lock().await;
+        let (redirect, uid) = (self.parts.redirect.clone(), pod.uid.to_string());
+        match super::blocking(move || redirect.repair(&uid)).await {
+            Ok(Ok(repair)) => {
+                if let Some(listeners) = repair.listeners {
+                    self.listen(pod, listeners);
+                }
+                for deviation in &repair.remaining {
+                    let (name, detail) = (deviation.name, &deviation.detail);
+                    tracing::error!(pod = %pod.uid, reason = name, detail, "could not be repaired: the pod is not captured");
+                }
+            }
+            Ok(Err(error)) => {
+                tracing::error!(pod = %pod.uid, reason = error.reason(), %error, "the pod could not be repaired");
+            }
+            Err(_stopping) => {}
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Accepts on new listeners; those of the lost ones end by themselves or with the pod.
+    fn listen(&self, pod: &Arc<Pod>, listeners: Listeners) {
+        let started = acceptor::start(listeners, pod, &self.parts.shared, &self.parts.workers);
+        if let Some(held) = self.held().get_mut(&pod.uid) {
+            held.acceptors.drain(..).for_each(|task| task.abort());
+            held.acceptors = started;
+        }
+    }
+
+    /// Brings the gauges of pods and drops up to date.
+    pub async fn count(&self) {
+        let metrics = &self.parts.shared.metrics;
+        let pods = self.pods();
+        let mut captured = 0;
+        for pod in &pods {
+            captured += i64::from(self.captured(&pod.uid).await.is_complete());
+        }
+        metrics.own.pods.set(i64::try_from(pods.len()).unwrap_or(i64::MAX));
+        metrics.own.pods_captured.set(captured);
+        let redirect = self.parts.redirect.clone();
+        match super::blocking(move || redirect.counters()).await {
+            Ok(Ok(counts)) => drops(metrics, &counts),
+            Ok(Err(error)) => tracing::warn!(reason = error.reason(), %error, "the kernel's counters cannot be read"),
+            Err(_stopping) => {}
+        }
+    }
+}
+
+fn drops(metrics: &Metrics, counts: &[culvert_redirect::Counts]) {
+    for counter in Counter::ALL {
+        let sum: u64 = counts.iter().map(|pod| pod.values.get(*counter)).sum();
+        let label = crate::metrics::Word { reason: counter.name() };
+        metrics.own.guard_drops.get_or_create(&label).set(i64::try_from(sum).unwrap_or(i64::MAX));
+    }
+}

@@ -1,0 +1,38 @@
+//! Counts what happens to identities.
+
+use std::{sync::Arc, time::Duration};
+
+use culvert_identity::SpiffeId;
+use culvert_svid::Observer;
+
+use super::{Metrics, Own};
+
+/// The keeper's observer.
+#[derive(Debug)]
+pub struct Observed(Arc<Metrics>);
+
+impl Observed {
+    /// Counts into these metrics.
+    pub fn new(metrics: Arc<Metrics>) -> Arc<dyn Observer> {
+        Arc::new(Self(metrics))
+    }
+}
+
+impl Observer for Observed {
+    fn issued(&self, id: &SpiffeId, took: Duration, renewed: bool) {
+        if renewed {
+            self.0.own.rotations.inc();
+        }
+        tracing::info!(identity = %id, took = ?took, renewed, "SVID issued");
+    }
+
+    fn failed(&self, id: &SpiffeId, reason: &'static str) {
+        Own::word(&self.0.own.rotation_failures, reason);
+        tracing::warn!(identity = %id, reason, "no SVID");
+    }
+
+    fn expired(&self, id: &SpiffeId) {
+        Own::word(&self.0.own.rotation_failures, "svid_expired");
+        tracing::error!(identity = %id, reason = "svid_expired", "the SVID has ended before there was a new one");
+    }
+}
