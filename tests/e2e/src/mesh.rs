@@ -183,7 +183,24 @@ impl Mesh {
 
     /// Enrols every pod that belongs to the mesh, as a CNI plugin would.
     pub fn enrol_all(&self) -> Result<()> {
-        self.pods.iter().filter(|pod| pod.spec.enrolled).try_for_each(|pod| self.enrol(pod))
+        self.pods.iter().filter(|pod| pod.spec.enrolled).try_for_each(|pod| self.enrol(pod))?;
+        self.wait_until_known()
+    }
+
+    /// Waits until every agent knows every enrolled pod's address, which the control plane learns from enrolment.
+    fn wait_until_known(&self) -> Result<()> {
+        for node in self.agents.keys() {
+            for pod in self.pods.iter().filter(|pod| pod.spec.enrolled) {
+                let (name, address) = (pod.spec.full_name(), pod.pod.ip4().to_string());
+                wait_until(&format!("the agent of {node} knows where {name} is"), START, || {
+                    let answer = self.operator(node, &["why", &name, &name, "1", "--json"]);
+                    let answer: serde_json::Value =
+                        serde_json::from_str(&answer.unwrap_or_default()).unwrap_or_default();
+                    Ok(answer["source"]["address"] == address)
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// Enrols one pod through the agent's socket.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::{RECORD, row::Row, went_through};
@@ -189,10 +189,13 @@ pub(super) fn foretold(mesh: &Mesh, from: &RunningPod, to: &RunningPod, port: u1
     let words = ["why", &from.spec.full_name(), &to.spec.full_name(), &port.to_string(), "--json"];
     let printed = mesh.operator(&to.spec.node, &words)?;
     let answer: Value = serde_json::from_str(&printed).with_context(|| format!("culvert why printed {printed}"))?;
-    let decision = &answer["decision"];
-    if let Some(denial) = decision.get("deny") {
-        return Ok((Way::Refused, denial["reason"].as_str().map(str::to_owned)));
-    }
-    let way = if from.spec.enrolled { Way::Mtls } else { Way::Plaintext };
-    Ok((way, decision["allow"]["policy"].as_str().map(str::to_owned)))
+    let by = ["policy", "reason"].iter().find_map(|key| answer[*key].as_str().filter(|by| *by != "allowed"));
+    let by = by.map(str::to_owned);
+    let way = match (answer["allowed"].as_bool(), answer["transport"].as_str()) {
+        (Some(true), Some("hbone")) => Way::Mtls,
+        (Some(true), Some(_)) => Way::Plaintext,
+        (Some(false), _) => Way::Refused,
+        _ => bail!("culvert why printed {printed}"),
+    };
+    Ok((way, by))
 }
