@@ -131,7 +131,7 @@ fn judge_ip(case: &mut Case<'_>, ip: &Ip) -> Counter {
 #[inline(always)]
 fn judge_tcp(case: &mut Case<'_>, ip: &Ip) -> Counter {
     if case.config.flags & pod_flags::ENFORCE == 0 {
-        return Counter::DropUnclassified;
+        return judge_unclassified(case, ip);
     }
     if tag::is_agents(case.ctx) {
         return Counter::GuardTagged;
@@ -155,6 +155,14 @@ fn judge_tcp(case: &mut Case<'_>, ip: &Ip) -> Counter {
         }
     }
     Counter::DropUntagged
+}
+
+/// While the pod is being set up: nothing but the end of connections from before.
+#[inline(always)]
+fn judge_unclassified(case: &mut Case<'_>, ip: &Ip) -> Counter {
+    let Some(tcp) = packet::tcp(case.ctx, ip) else { return Counter::DropUnparsable };
+    case.event = packet::with_tcp(case.event, &tcp);
+    if tcp.flags & packet::RST != 0 && !tcp.has_payload(ip) { Counter::GuardBare } else { Counter::DropUnclassified }
 }
 
 /// UDP and SCTP: they pass unprotected and are counted, or are denied except for DNS.

@@ -17,6 +17,7 @@ const HOP_BY_HOP: u8 = 0;
 const FRAGMENT: u8 = 44;
 
 pub const SYN: u8 = 2;
+pub const RST: u8 = 4;
 pub const ACK: u8 = 16;
 
 /// Reads `T` at an offset of the packet, wherever its bytes are.
