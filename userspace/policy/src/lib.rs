@@ -37,7 +37,7 @@ pub use model::{
     Action, AuthorizationPolicy, Condition, MtlsMode, Operation, PeerAuthentication, PolicyName, Rule, Selector, Source,
 };
 pub use mtls::{EffectiveMtls, Ignored, WhyIgnored};
-pub use posture::Posture;
+pub use posture::{Inexact, Posture, RuleVerdict};
 pub use ruleset::RuleSet;
 pub use settings::{DEFAULT_ROOT_NAMESPACE, DefaultAction, DefaultMode, MeshSettings, Subject};
 pub use truth::Truth;

@@ -13,7 +13,8 @@ use crate::{
 pub struct Posture {
     /// Some port takes peers without TLS, and no policy refuses them all.
     pub plaintext: bool,
-    /// No enforced ALLOW policy limits who may call: everybody may who is not denied.
+    /// Everybody may call who is not denied: no enforced ALLOW policy concerns the workload, or one of its rules
+    /// matches everything.
     pub everybody: bool,
     /// ALLOW rules that can be satisfied without any identity.
     pub identity_free: Vec<RuleRef>,
@@ -60,10 +61,14 @@ impl RuleSet {
             self.deny.iter().chain(&self.custom).flat_map(|p| &p.rules).any(NormalRule::fires_for_all_plaintext);
         Posture {
             plaintext: self.mtls.takes_plaintext() && lets_plaintext_in && !plaintext_refused,
-            everybody: unlimited,
+            everybody: unlimited || (self.invalid.is_empty() && self.has_rule_for_everybody()),
             identity_free,
             inexact: self.all().flat_map(inexact).collect(),
         }
+    }
+
+    fn has_rule_for_everybody(&self) -> bool {
+        self.allow.iter().flat_map(|policy| &policy.rules).any(|rule| rule.clauses.is_empty())
     }
 
     /// Whether plaintext peers are refused on each port by PeerAuthentication alone.

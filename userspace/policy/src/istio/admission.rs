@@ -35,7 +35,7 @@ pub fn admit(object: &Value) -> Option<Review> {
             check_dry_run(object, spec, &mut review.complaints);
             selector::check(spec, &mut review.complaints, &mut review.warnings);
             authorization::check(spec, &mut review.complaints, &mut review.warnings);
-            hints::collect(spec, &mut review.warnings);
+            hints::collect(object, &mut review.warnings);
         }
         Kind::PeerAuthentication => {
             if annotation(object).is_some() {
