@@ -1,0 +1,145 @@
+//! The certificate authority: a root that signs issuing keys, an issuing key that signs leaves.
+//!
+//! ```text
+//! root.key, root.pem       P-384, 10 years, pathLen 1: read only to sign a new issuing key, may be moved away
+//! issuing.key, issuing.pem P-256, 30 days, pathLen 0: signs leaves, replaced when a third of its life is left
+//! ```
+
+mod authority;
+mod profile;
+mod request;
+
+use std::{
+    sync::RwLock,
+    time::{Duration, SystemTime},
+};
+
+use culvert_identity::{SpiffeId, TrustDomain};
+
+use crate::state_dir::StateError;
+
+use authority::Issuing;
+pub use authority::{ISSUING_LIFE, ROOT_LIFE};
+pub use profile::MAX_LEAF_LIFE;
+pub use request::{RequestError, SigningRequest};
+
+/// Life of a leaf when nobody asks for another.
+pub const DEFAULT_LEAF_LIFE: Duration = Duration::from_secs(3600);
+
+/// The authority of one trust domain. Shared by all calls.
+#[derive(Debug)]
+pub struct Authority {
+    state: crate::state_dir::StateDir,
+    trust_domain: TrustDomain,
+    root_pem: String,
+    root_der: Vec<u8>,
+    issuing_life: Duration,
+    issuing: RwLock<Issuing>,
+}
+
+/// A certificate that was signed.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    /// PEM: leaf, then the issuing certificate.
+    pub chain: Vec<String>,
+    /// Lower-case hex, as in logs of both sides.
+    pub serial: String,
+    /// Its end.
+    pub not_after: SystemTime,
+}
+
+/// Why the authority cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum CaError {
+    /// The state folder.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A file of it does not hold what it should.
+    #[error("{file} cannot be used: {why}")]
+    Broken {
+        /// Which one.
+        file: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// The folder belongs to another trust domain.
+    #[error("the state folder is of trust domain {held:?}, not {wanted:?}; begin a new one to change it")]
+    OtherTrustDomain {
+        /// Whose root it holds.
+        held: String,
+        /// What was asked for.
+        wanted: String,
+    },
+    /// The root key is not there, and a new issuing key is due.
+    #[error("a new issuing key is due, and root.key is not in the state folder: put it back for a moment")]
+    RootKeyAway,
+    /// The issuing key has ended.
+    #[error("the issuing key has ended and could not be replaced")]
+    IssuingEnded,
+    /// The library refuses to sign.
+    #[error("signing failed: {0}")]
+    Signing(String),
+}
+
+impl CaError {
+    /// The stable word for logs and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::State(error) => error.reason(),
+            Self::Broken { .. } => "ca_broken",
+            Self::OtherTrustDomain { .. } => "ca_other_trust_domain",
+            Self::RootKeyAway => "root_key_away",
+            Self::IssuingEnded => "issuing_ended",
+            Self::Signing(_) => "signing_failed",
+        }
+    }
+}
+
+impl Authority {
+    /// The trust domain that it signs for.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// The root certificate in PEM.
+    pub fn root_pem(&self) -> &str {
+        &self.root_pem
+    }
+
+    /// The root certificate in DER.
+    pub fn root_der(&self) -> &[u8] {
+        &self.root_der
+    }
+
+    /// End of the issuing key.
+    pub fn issuing_not_after(&self) -> SystemTime {
+        self.issuing.read().unwrap_or_else(std::sync::PoisonError::into_inner).not_after
+    }
+
+    /// Signs a leaf for `id` over the public key of `request`. `life` is cut to [`MAX_LEAF_LIFE`] and to what is left
+    /// of the issuing key. Who may have this identity is not asked here.
+    pub fn sign(
+        &self,
+        id: &SpiffeId,
+        request: &SigningRequest,
+        life: Duration,
+        now: SystemTime,
+    ) -> Result<Issued, CaError> {
+        let issuing = self.issuing.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        issuing.sign(id, request, life, now)
+    }
+
+    /// Replaces the issuing key where it is time. `true`: it was replaced.
+    pub fn rotate_if_due(&self, now: SystemTime) -> Result<bool, CaError> {
+        let due = self.issuing.read().unwrap_or_else(std::sync::PoisonError::into_inner).due(now);
+        if due {
+            let fresh =
+                authority::new_issuing(&self.state, &self.trust_domain, &self.root_pem, self.issuing_life, now)?;
+            *self.issuing.write().unwrap_or_else(std::sync::PoisonError::into_inner) = fresh;
+        }
+        Ok(due)
+    }
+}
+
+#[cfg(test)]
+mod tests;
