@@ -34,8 +34,7 @@ pub(crate) fn start(
         (Direction::Outbound, outbound_v6),
     ];
     let start = |(direction, listener): (Direction, Option<TcpListener>)| {
-        let acceptor =
-            Acceptor { direction, pod: pod.clone(), shared: shared.clone(), workers: workers.clone() };
+        let acceptor = Acceptor { direction, pod: pod.clone(), shared: shared.clone(), workers: workers.clone() };
         Some(tokio::spawn(acceptor.run(listener?)))
     };
     all.into_iter().filter_map(start).collect()
@@ -102,12 +101,8 @@ impl Acceptor {
 
 /// Connections that the self-test of an enrolment took instead of its own: the pod's, like any other.
 pub(crate) fn adopt(early: Vec<TcpStream>, pod: &Arc<Pod>, shared: &Arc<Shared>, workers: &Arc<Workers>) {
-    let acceptor = Acceptor {
-        direction: Direction::Outbound,
-        pod: pod.clone(),
-        shared: shared.clone(),
-        workers: workers.clone(),
-    };
+    let acceptor =
+        Acceptor { direction: Direction::Outbound, pod: pod.clone(), shared: shared.clone(), workers: workers.clone() };
     for socket in early {
         // The listener's address is not known here; no early connection can have called it, for nobody knew it.
         let nobody = SocketAddr::from(([0, 0, 0, 0], 0));

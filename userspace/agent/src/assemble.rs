@@ -47,9 +47,8 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 fn alone(settings: &Settings) -> anyhow::Result<Flock<File>> {
     let path = settings.run_dir.join("agent.lock");
     let file = File::create(&path).with_context(|| format!("{}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
-        anyhow::anyhow!("another agent uses --run-dir {} ({error})", settings.run_dir.display())
-    })
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|(_, error)| anyhow::anyhow!("another agent uses --run-dir {} ({error})", settings.run_dir.display()))
 }
 
 async fn agent(settings: &Settings) -> anyhow::Result<()> {
@@ -138,8 +137,7 @@ impl Node<'_> {
         let workers = Arc::new(workers);
         let signer = Signer::new(self.port.channel(self.identity.identity()));
         let observer = Observed::new(self.metrics.clone());
-        let keeper =
-            Keeper::new(signer, trust, KeeperSettings::default(), Arc::new(SystemClock::new()), observer);
+        let keeper = Keeper::new(signer, trust, KeeperSettings::default(), Arc::new(SystemClock::new()), observer);
         let parts = enrol::Parts {
             node: self.settings.node.clone(),
             redirect: self.redirect.clone(),
@@ -179,10 +177,7 @@ impl Node<'_> {
     fn doors(&self, enroller: &Arc<Enroller>, desk: admin::Desk) -> io::Result<Vec<tokio::task::JoinHandle<()>>> {
         let enrolling = enrol::listen(&self.settings.enrol_socket())?;
         let admin = enrol::listen(&self.settings.admin_socket())?;
-        Ok(vec![
-            tokio::spawn(enrol::serve(enrolling, enroller.clone())),
-            tokio::spawn(admin::serve(admin, desk)),
-        ])
+        Ok(vec![tokio::spawn(enrol::serve(enrolling, enroller.clone())), tokio::spawn(admin::serve(admin, desk))])
     }
 }
 

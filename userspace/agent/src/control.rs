@@ -3,9 +3,9 @@
 mod join;
 mod report;
 pub mod state;
+mod stream;
 #[cfg(test)]
 mod tests;
-mod stream;
 
 pub use join::{JoinError, join_or_load, port};
 pub use report::report;

@@ -332,12 +332,8 @@ impl Enroller {
 
     /// What the kernel side is to do for this pod.
     fn settings(&self, record: &Workload) -> PodSettings {
-        let strict = self
-            .parts
-            .shared
-            .current
-            .get()
-            .is_none_or(|snapshot| Judge::of(&snapshot, record).rules().is_strict());
+        let strict =
+            self.parts.shared.current.get().is_none_or(|snapshot| Judge::of(&snapshot, record).rules().is_strict());
         PodSettings {
             probe_ports: record.probe_ports.clone(),
             deny_non_tcp: record.deny_non_tcp,

@@ -120,3 +120,6 @@ fn selected<T>(
 fn subject(workload: &Workload) -> Subject<'_> {
     Subject { namespace: &workload.namespace, labels: &workload.labels }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,8 @@ pub mod metrics;
 pub mod outbound;
 pub mod outcome;
 pub mod pod;
+#[cfg(test)]
+mod samples;
 pub mod settings;
 pub mod snapshot;
 mod telemetry;

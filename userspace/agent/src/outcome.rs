@@ -35,6 +35,18 @@ pub enum Ending {
     Abandoned,
 }
 
+impl Ending {
+    /// The stable word; none for a connection that simply closed.
+    pub fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Closed => None,
+            Self::Denied(decided) | Self::Revoked(decided) => Some(decided.reason),
+            Self::Failed(failure) => Some(failure.reason),
+            Self::Abandoned => Some("abandoned"),
+        }
+    }
+}
+
 /// A decision of ours and what made it.
 #[derive(Debug, Clone, Default)]
 pub struct Decided {
@@ -158,8 +170,9 @@ impl Outcome {
             return;
         }
         let (from, to) = self.flow.totals();
+        let reason = ending.reason();
         self.record.finish(ending, self.begun.elapsed(), from, to);
-        self.sink.ended(&self.record, &self.flow, self.opened);
+        self.sink.ended(&self.record, &self.flow, self.opened, reason);
     }
 }
 

@@ -87,7 +87,11 @@ pub(super) fn open(snapshot: &Snapshot) -> String {
         (false, true) => format!("plaintext may enter: {}", list(&plaintext)),
         (true, false) => format!("no ALLOW policy limits who may call: {}", list(&everybody)),
         (false, false) => {
-            format!("plaintext may enter: {}; no ALLOW policy limits who may call: {}", list(&plaintext), list(&everybody))
+            format!(
+                "plaintext may enter: {}; no ALLOW policy limits who may call: {}",
+                list(&plaintext),
+                list(&everybody)
+            )
         }
     }
 }

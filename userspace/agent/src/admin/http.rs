@@ -43,9 +43,7 @@ fn answer<B>(request: &Request<B>, metrics: &Metrics, current: &Current) -> Resp
         (&Method::GET, "/metrics" | "/stats/prometheus") => respond(StatusCode::OK, OPEN_METRICS, metrics.text()),
         (&Method::GET, "/healthz/ready") => match current.get() {
             Some(_) => respond(StatusCode::OK, "text/plain", "ready\n".to_owned()),
-            None => {
-                respond(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "not_synced: no state yet\n".to_owned())
-            }
+            None => respond(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "not_synced: no state yet\n".to_owned()),
         },
         _ => respond(StatusCode::NOT_FOUND, "text/plain", "/metrics or /healthz/ready\n".to_owned()),
     }

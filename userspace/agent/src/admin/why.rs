@@ -50,7 +50,14 @@ pub(super) fn why(snapshot: &Snapshot, source: &str, destination: &str, port: u1
     let enrolled = source.workload.as_ref().is_some_and(|workload| workload.protocol == Protocol::Hbone);
     if !enrolled {
         answer.notes.push("the source is not enrolled: it calls in plaintext and has no identity".to_owned());
-        arrive(snapshot, &mut answer, &source, destination.workload.as_ref(), SocketAddr::new(destination.address, port), false);
+        arrive(
+            snapshot,
+            &mut answer,
+            &source,
+            destination.workload.as_ref(),
+            SocketAddr::new(destination.address, port),
+            false,
+        );
         return Ok(answer);
     }
     let original = SocketAddr::new(destination.address, port);
@@ -66,7 +73,9 @@ fn depart(snapshot: &Snapshot, answer: &mut Why, source: &Found, ways: Vec<Leads
     let count = ways.len();
     let Some(way) = ways.into_iter().next() else {
         answer.reason = "no_identity".to_owned();
-        answer.notes.push("the destination is enrolled but has no valid identity; it is never called in plaintext".to_owned());
+        answer
+            .notes
+            .push("the destination is enrolled but has no valid identity; it is never called in plaintext".to_owned());
         return;
     };
     if count > 1 {
@@ -135,7 +144,9 @@ fn decision(answer: &mut Why, decision: &Decision) {
         }
         Decision::Allow(Basis::NoPolicy) => {
             allow_as(answer, "allowed");
-            answer.notes.push("no ALLOW policy selects the destination and the mesh's defaultAction is ALLOW".to_owned());
+            answer
+                .notes
+                .push("no ALLOW policy selects the destination and the mesh's defaultAction is ALLOW".to_owned());
         }
         Decision::Deny(denial) => {
             answer.reason = denial.reason.as_str().to_owned();
@@ -186,8 +197,7 @@ fn blank(source: &Found, destination: &Found, port: u16) -> Why {
 }
 
 fn end(found: &Found) -> End {
-    let mut end =
-        End { asked: found.asked.clone(), address: found.address, pod: None, identity: None, node: None };
+    let mut end = End { asked: found.asked.clone(), address: found.address, pod: None, identity: None, node: None };
     if let Some(workload) = &found.workload {
         tell(&mut end, workload);
     }

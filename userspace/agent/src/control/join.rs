@@ -21,7 +21,9 @@ pub enum JoinError {
     #[error("the node's certificate cannot be kept in the run directory")]
     Store(#[from] StoreError),
     /// There is nothing to join with.
-    #[error("the node has no valid certificate and no --join-token-file: make a token with `culvert-control token NODE`")]
+    #[error(
+        "the node has no valid certificate and no --join-token-file: make a token with `culvert-control token NODE`"
+    )]
     NoToken,
     /// The token's file.
     #[error("--join-token-file {0} cannot be read")]
@@ -81,7 +83,11 @@ pub async fn join_or_load(
             Ok(joined) => break joined,
             Err(error) if is_unreachable(&error) => {
                 let text = crate::outcome::chain(&error);
-                tracing::warn!(reason = error.reason(), error = text, "the control plane cannot be reached; trying again");
+                tracing::warn!(
+                    reason = error.reason(),
+                    error = text,
+                    "the control plane cannot be reached; trying again"
+                );
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }

@@ -1,0 +1,138 @@
+use culvert_policy::{MtlsMode, PeerAuthentication, PolicyName, Selector};
+use culvert_wire::{
+    Kind, Resource, SYNCED_NAME,
+    proto::discovery::{DeltaDiscoveryResponse, Resource as Item},
+    resource::synced,
+};
+use culvert_workload::WorkloadUid;
+
+use super::state::{State, StateError};
+use crate::samples::{allow, mesh, pod};
+
+fn marker(generation: u64) -> Item {
+    Item {
+        name: SYNCED_NAME.to_owned(),
+        version: generation.to_string(),
+        resource: Some(synced(generation)),
+        aliases: Vec::new(),
+    }
+}
+
+fn item(resource: &Resource, version: &str) -> Item {
+    Item { name: resource.name(), version: version.to_owned(), resource: Some(resource.encode()), aliases: Vec::new() }
+}
+
+fn response(kind: Kind, resources: Vec<Item>) -> DeltaDiscoveryResponse {
+    DeltaDiscoveryResponse { type_url: kind.type_url().to_owned(), resources, ..DeltaDiscoveryResponse::default() }
+}
+
+fn take(state: &mut State, kind: Kind, resources: Vec<Item>) -> usize {
+    state.apply(&response(kind, resources)).expect("a known type").refused.len()
+}
+
+/// All types but the given one at a generation, empty but for the mesh.
+fn fill(state: &mut State, but: Kind, generation: u64) {
+    for kind in Kind::ALL.into_iter().filter(|kind| *kind != but) {
+        let mut resources = Vec::new();
+        if kind == Kind::Mesh {
+            resources.push(item(&Resource::Mesh(mesh()), "1"));
+        }
+        resources.push(marker(generation));
+        assert_eq!(take(state, kind, resources), 0);
+    }
+}
+
+#[test]
+fn nothing_is_published_before_every_type_has_its_marker() {
+    for last in Kind::ALL {
+        let mut state = State::default();
+        fill(&mut state, last, 7);
+        assert!(state.publish().is_none(), "{last:?} has said nothing yet");
+        let mut resources = vec![marker(7)];
+        if last == Kind::Mesh {
+            resources.insert(0, item(&Resource::Mesh(mesh()), "1"));
+        }
+        take(&mut state, last, resources);
+        let snapshot = state.publish().expect("complete: an empty set is a set");
+        assert_eq!((snapshot.generation, snapshot.roster.workload_count()), (7, 0));
+        assert!(state.publish().is_none(), "the same state is published once");
+    }
+}
+
+#[test]
+fn generations_are_never_mixed() {
+    let mut state = State::default();
+    fill(&mut state, Kind::Workload, 1);
+    take(&mut state, Kind::Workload, vec![marker(1)]);
+    state.publish().expect("the first state");
+    take(&mut state, Kind::Workload, vec![item(&Resource::Workload(pod("web", "10.0.0.2")), "1"), marker(2)]);
+    assert!(state.publish().is_none(), "the pod is known, the policies of its generation are not");
+    fill(&mut state, Kind::Workload, 2);
+    let snapshot = state.publish().expect("all types stand at 2");
+    assert!(snapshot.roster.workload(&WorkloadUid::new("web")).is_some());
+}
+
+#[test]
+fn a_removed_resource_is_gone_and_not_asked_for_again() {
+    let mut state = State::default();
+    fill(&mut state, Kind::AuthorizationPolicy, 1);
+    let policy = Resource::AuthorizationPolicy(allow("web", &["db"]));
+    take(&mut state, Kind::AuthorizationPolicy, vec![item(&policy, "v1"), marker(1)]);
+    assert_eq!(state.publish().expect("complete").authorizations.len(), 1);
+    assert_eq!(state.versions(Kind::AuthorizationPolicy).len(), 1, "the marker is no resource");
+    assert_eq!(state.versions(Kind::AuthorizationPolicy)["shop/web"], "v1");
+
+    fill(&mut state, Kind::AuthorizationPolicy, 2);
+    let mut gone = response(Kind::AuthorizationPolicy, vec![marker(2)]);
+    gone.removed_resources.push("shop/web".to_owned());
+    state.apply(&gone).expect("a known type");
+    assert!(state.publish().expect("complete").authorizations.is_empty());
+    assert!(state.versions(Kind::AuthorizationPolicy).is_empty());
+}
+
+#[test]
+fn a_refused_policy_without_a_good_version_refuses_its_namespace() {
+    let mut state = State::default();
+    fill(&mut state, Kind::AuthorizationPolicy, 1);
+    let mut broken = item(&Resource::AuthorizationPolicy(allow("web", &["db"])), "v1");
+    if let Some(body) = &mut broken.resource {
+        body.value.extend([0xff, 0xff, 0xff]);
+    }
+    assert_eq!(take(&mut state, Kind::AuthorizationPolicy, vec![broken.clone(), marker(1)]), 1, "a NACK");
+    let snapshot = state.publish().expect("complete");
+    let policy = &snapshot.authorizations[&PolicyName::new("shop", "web")];
+    assert!(policy.invalid.is_some() && policy.selector == Selector::Namespace);
+    assert!(state.versions(Kind::AuthorizationPolicy).is_empty(), "a refused version is not held");
+}
+
+#[test]
+fn a_refused_update_keeps_the_last_good_version() {
+    let mut state = State::default();
+    fill(&mut state, Kind::PeerAuthentication, 1);
+    let strict = PeerAuthentication {
+        name: PolicyName::new("shop", "strict"),
+        selector: Selector::Namespace,
+        mode: MtlsMode::Strict,
+        port_modes: Default::default(),
+        created: 0,
+        invalid: None,
+    };
+    let good = item(&Resource::PeerAuthentication(strict.clone()), "v1");
+    take(&mut state, Kind::PeerAuthentication, vec![good.clone(), marker(1)]);
+    let mut broken = good;
+    broken.version = "v2".to_owned();
+    if let Some(body) = &mut broken.resource {
+        body.value.extend([0xff]);
+    }
+    assert_eq!(take(&mut state, Kind::PeerAuthentication, vec![broken]), 1);
+    let snapshot = state.publish().expect("complete");
+    assert_eq!(*snapshot.authentications[&strict.name], strict);
+    assert_eq!(state.versions(Kind::PeerAuthentication)["shop/strict"], "v1");
+}
+
+#[test]
+fn a_type_that_was_not_asked_for_is_an_error() {
+    let mut state = State::default();
+    let strange = DeltaDiscoveryResponse { type_url: "x".to_owned(), ..DeltaDiscoveryResponse::default() };
+    assert_eq!(state.apply(&strange).err(), Some(StateError::UnknownType("x".to_owned())));
+}

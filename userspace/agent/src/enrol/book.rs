@@ -65,7 +65,9 @@ impl Book {
             let read = fs::read(&path).and_then(|text| serde_json::from_slice(&text).map_err(io::Error::other));
             match read {
                 Ok(entry) => entries.push(entry),
-                Err(error) => tracing::warn!(path = %path.display(), %error, "a page of the book of pods is unreadable"),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "a page of the book of pods is unreadable")
+                }
             }
         }
         Ok(entries)

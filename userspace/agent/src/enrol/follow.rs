@@ -101,7 +101,11 @@ impl Enroller {
     async fn replace(self: &Arc<Self>, uid: &str) {
         let inode = self.held().get(&culvert_workload::WorkloadUid::new(uid)).map(|held| held.netns_inode);
         let Some(netns) = inode.and_then(super::find::netns) else {
-            tracing::error!(pod = uid, reason = "netns_lost", "the pod's identity has changed and its netns is not found");
+            tracing::error!(
+                pod = uid,
+                reason = "netns_lost",
+                "the pod's identity has changed and its netns is not found"
+            );
             return self.release(uid);
         };
         if let Err(error) = self.enrol(uid, netns).await {

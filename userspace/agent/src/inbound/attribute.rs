@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use culvert_policy::{Connection, Peer};
 use culvert_tunnel::{Authority, Host, Offer, Refusal};
-use culvert_workload::Roster;
+use culvert_workload::{Roster, WorkloadUid};
 
 use super::tunnel::Offered;
 use crate::{
@@ -131,12 +131,17 @@ pub(super) fn stream(worker: &Worker, mut offered: Box<Offered>) -> Option<Attri
 fn target(worker: &Worker, offered: &Offered) -> Result<SocketAddr, AttributeError> {
     let local = canonical(offered.offer.peer().local);
     let snapshot = worker.shared.current.get().ok_or(AttributeError::NotSynced)?;
-    resolve(&offered.offer.request().authority, local, &snapshot.roster, &offered.pod)
+    resolve(&offered.offer.request().authority, local, &snapshot.roster, &offered.pod.uid)
 }
 
 /// What an authority means at the address that the tunnel came to. Host names are for senders that let the receiver
 /// translate a service's port.
-fn resolve(authority: &Authority, local: SocketAddr, roster: &Roster, pod: &Pod) -> Result<SocketAddr, AttributeError> {
+pub(super) fn resolve(
+    authority: &Authority,
+    local: SocketAddr,
+    roster: &Roster,
+    own: &WorkloadUid,
+) -> Result<SocketAddr, AttributeError> {
     let port = match &authority.host {
         Host::Ip(ip) if ip.to_canonical() != local.ip() => return Err(AttributeError::AuthorityMismatch),
         Host::Ip(_) => authority.port,
@@ -144,8 +149,8 @@ fn resolve(authority: &Authority, local: SocketAddr, roster: &Roster, pod: &Pod)
             let service = telemetry::service_of_host(name).ok_or(AttributeError::UnknownHost)?;
             let endpoints = roster.endpoints(&service, authority.port, local.ip());
             let endpoints = endpoints.map_err(|_| AttributeError::UnknownHost)?;
-            let own = endpoints.iter().find(|endpoint| endpoint.workload.uid == pod.uid);
-            own.map(|endpoint| endpoint.address.port()).ok_or(AttributeError::UnknownHost)?
+            let here = endpoints.iter().find(|endpoint| endpoint.workload.uid == *own);
+            here.map(|endpoint| endpoint.address.port()).ok_or(AttributeError::UnknownHost)?
         }
     };
     if FORBIDDEN.contains(&port) {

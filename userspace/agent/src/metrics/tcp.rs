@@ -16,7 +16,7 @@ use prometheus_client::{
 use crate::outcome::{Direction, Flow, Kind, Party, Record, Step, Transport};
 
 /// Label names, in the order in which [`labels`] gives their values.
-pub const NAMES: [&str; 27] = [
+pub(super) const NAMES: [&str; 27] = [
     "reporter",
     "source_workload",
     "source_canonical_service",

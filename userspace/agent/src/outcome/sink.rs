@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Blame, Direction, Flow, Kind, Record, Step};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Own};
 
 /// Outcomes that the ring keeps.
 const RECENT: usize = 1024;
@@ -38,8 +38,11 @@ impl Sink {
         self.metrics.tcp.opened(record, flow);
     }
 
-    pub(super) fn ended(&self, record: &Record, flow: &Arc<Flow>, opened: bool) {
+    pub(super) fn ended(&self, record: &Record, flow: &Arc<Flow>, opened: bool, reason: Option<&'static str>) {
         self.metrics.tcp.ended(record, flow, opened);
+        if let Some(reason) = reason {
+            Own::word(&self.metrics.own.refusals, reason);
+        }
         log(record);
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if recent.len() == RECENT {
