@@ -99,7 +99,7 @@ async fn join(settings: &Settings, metrics: &Arc<Metrics>) -> anyhow::Result<(Co
         anyhow::Error::from(error).context(format!("this node has no identity ({reason})"))
     })?;
     let keep_in = Some(settings.run_dir.clone());
-    let identity = NodeIdentity::start(node, port.clone(), keep_in, clock, Observed::new(metrics.clone()))?;
+    let identity = NodeIdentity::start(node, port.clone(), keep_in, clock, Observed::observer(metrics.clone()))?;
     Ok((port, Arc::new(identity)))
 }
 
@@ -136,7 +136,7 @@ impl Node<'_> {
         let workers = Workers::start(self.settings.workers, &shared).context("the worker threads cannot be made")?;
         let workers = Arc::new(workers);
         let signer = Signer::new(self.port.channel(self.identity.identity()));
-        let observer = Observed::new(self.metrics.clone());
+        let observer = Observed::observer(self.metrics.clone());
         let keeper = Keeper::new(signer, trust, KeeperSettings::default(), Arc::new(SystemClock::new()), observer);
         let parts = enrol::Parts {
             node: self.settings.node.clone(),

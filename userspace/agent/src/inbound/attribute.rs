@@ -28,7 +28,7 @@ pub(super) struct Attributed {
 /// Who waits for the answer.
 pub(super) enum Client {
     /// A plaintext socket.
-    Socket(Accepted),
+    Socket(Box<Accepted>),
     /// A CONNECT in a tunnel.
     Stream(Box<Offered>),
 }
@@ -105,7 +105,7 @@ pub(super) fn plaintext(worker: &Worker, mut accepted: Accepted) -> Attributed {
         let (workload, port) = (accepted.pod.workload(), connection.destination_port);
         record.service = telemetry::service_meant(&snapshot.roster, &workload, None, port);
     }
-    Attributed { client: Client::Socket(accepted), connection }
+    Attributed { client: Client::Socket(Box::new(accepted)), connection }
 }
 
 /// A stream: the identity is the tunnel's, the source address the TCP peer's.

@@ -64,7 +64,7 @@ impl DeliverError {
 pub(super) async fn deliver(worker: &Worker, authorized: Authorized) {
     let (client, permit, revocation, listed) = authorized.into_parts();
     match client {
-        Client::Socket(accepted) => socket(accepted, permit, revocation, listed).await,
+        Client::Socket(accepted) => socket(*accepted, permit, revocation, listed).await,
         Client::Stream(offered) => stream(worker, *offered, permit, revocation, listed).await,
     }
 }

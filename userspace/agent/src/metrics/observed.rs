@@ -13,7 +13,7 @@ pub struct Observed(Arc<Metrics>);
 
 impl Observed {
     /// Counts into these metrics.
-    pub fn new(metrics: Arc<Metrics>) -> Arc<dyn Observer> {
+    pub fn observer(metrics: Arc<Metrics>) -> Arc<dyn Observer> {
         Arc::new(Self(metrics))
     }
 }
