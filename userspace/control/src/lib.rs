@@ -1,4 +1,8 @@
 //! The control plane: reads a directory, serves delta xDS, signs identities. See `docs/control-plane.md`.
 
+pub mod audit;
 pub mod ca;
+pub mod index;
+pub mod source;
 pub mod state_dir;
+pub mod token;

@@ -10,7 +10,7 @@ use culvert_identity::{
     bundle::X509Bundle,
     x509::{self, Validity},
 };
-use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384};
+use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PublicKeyData};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use zeroize::Zeroizing;
@@ -60,12 +60,15 @@ impl Authority {
             .map_err(|error| CaError::Broken { file: ROOT_PEM, why: error.to_string() })?;
         let root_der = bundle.authorities().first().cloned().unwrap_or_default();
         check_trust_domain(&root_der, &trust_domain)?;
+        let fresh = || new_issuing(&state, &trust_domain, &root_pem, issuing_life, now);
         let issuing = match load_issuing(&state) {
-            Ok(issuing) if !issuing.due(now) => issuing,
-            Ok(_) => new_issuing(&state, &trust_domain, &root_pem, issuing_life, now)?,
-            Err(CaError::State(error)) if error.is_missing() => {
-                new_issuing(&state, &trust_domain, &root_pem, issuing_life, now)?
-            }
+            Ok(Some(issuing)) if !issuing.due(now) => issuing,
+            // A root key that is away keeps nobody from going on with what is still good.
+            Ok(Some(issuing)) if issuing.not_after > now => fresh().or_else(|error| match error {
+                CaError::RootKeyAway => Ok(issuing),
+                other => Err(other),
+            })?,
+            Ok(_) => fresh()?,
             Err(error) => return Err(error),
         };
         Ok(Self { state, trust_domain, root_pem, root_der, issuing_life, issuing: RwLock::new(issuing) })
@@ -138,6 +141,9 @@ pub(super) fn new_issuing(
     };
     let root_key = KeyPair::from_pem(&root_key).map_err(|error| broken(ROOT_KEY, &error))?;
     let root_der = first_certificate(root_pem, ROOT_PEM)?;
+    if !belongs(&root_der, &root_key) {
+        return Err(CaError::Broken { file: ROOT_KEY, why: "it is not the key of root.pem".to_owned() });
+    }
     let root_end = x509::validity(&root_der).map_err(|error| broken(ROOT_PEM, &error))?.not_after;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(signing)?;
     let (params, _) = params(&Role::Issuing(domain), now, (now + life).min(root_end))?;
@@ -147,16 +153,34 @@ pub(super) fn new_issuing(
     issuing(key, pem)
 }
 
-fn load_issuing(state: &StateDir) -> Result<Issuing, CaError> {
-    let (key, pem) = (Zeroizing::new(read_text(state, ISSUING_KEY)?), read_text(state, ISSUING_PEM)?);
+/// `None`: there is none, or a crash between writing the two files has left halves that do not belong together.
+fn load_issuing(state: &StateDir) -> Result<Option<Issuing>, CaError> {
+    let missing = |error: CaError| match error {
+        CaError::State(error) if error.is_missing() => Ok(None),
+        other => Err(other),
+    };
+    let key = match read_text(state, ISSUING_KEY) {
+        Ok(text) => Zeroizing::new(text),
+        Err(error) => return missing(error),
+    };
+    let pem = match read_text(state, ISSUING_PEM) {
+        Ok(text) => text,
+        Err(error) => return missing(error),
+    };
     let key = KeyPair::from_pem(&key).map_err(|error| broken(ISSUING_KEY, &error))?;
-    issuing(key, pem)
+    issuing(key, pem).map(|issuing| belongs(&issuing.der, &issuing.key).then_some(issuing))
 }
 
 fn issuing(key: KeyPair, pem: String) -> Result<Issuing, CaError> {
     let der = first_certificate(&pem, ISSUING_PEM)?;
     let Validity { not_before, not_after } = x509::validity(&der).map_err(|error| broken(ISSUING_PEM, &error))?;
     Ok(Issuing { key, pem, der, not_before, not_after })
+}
+
+/// Is the certificate for this key.
+fn belongs(der: &[u8], key: &KeyPair) -> bool {
+    let certificate = X509Certificate::from_der(der).ok();
+    certificate.is_some_and(|(_, certificate)| certificate.public_key().raw == key.subject_public_key_info())
 }
 
 fn issuer<'k>(der: &[u8], key: &'k KeyPair) -> Result<Issuer<'static, &'k KeyPair>, CaError> {

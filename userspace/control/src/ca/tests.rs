@@ -181,7 +181,8 @@ fn the_root_key_may_be_away_until_it_is_needed() {
     let later = now + 25 * DAY;
     assert_eq!(authority.rotate_if_due(later).unwrap_err().reason(), "root_key_away");
     authority.sign(&id(), &csr(|_| {}), HOUR, later).unwrap();
-    assert_eq!(open(&state, later).unwrap_err().reason(), "root_key_away");
+    open(&state, later).unwrap().sign(&id(), &csr(|_| {}), HOUR, later).unwrap();
+    assert_eq!(open(&state, now + ISSUING_LIFE).unwrap_err().reason(), "root_key_away");
     std::fs::rename(&elsewhere, &away).unwrap();
     assert!(authority.rotate_if_due(later).unwrap());
 }
@@ -196,6 +197,20 @@ fn a_restart_keeps_root_and_issuing_key_and_another_trust_domain_is_refused() {
     let other = TrustDomain::parse("other.local").unwrap();
     let refused = Authority::open(state, other, ISSUING_LIFE, now).unwrap_err();
     assert_eq!(refused.reason(), "ca_other_trust_domain");
+}
+
+#[test]
+fn halves_that_do_not_belong_together_are_not_used() {
+    let (_root, state, authority, now) = authority();
+    let before = state.read("issuing.pem").unwrap();
+    assert!(authority.rotate_if_due(now + 25 * DAY).unwrap());
+    state.write("issuing.pem", &before).unwrap();
+    let mended = open(&state, now + 2 * HOUR).unwrap();
+    let issued = mended.sign(&id(), &csr(|_| {}), HOUR, now + 2 * HOUR).unwrap();
+    assert_eq!(verify(&mended, &issued.chain, now + 2 * HOUR), Ok(id()));
+    let stranger = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+    state.write("root.key", stranger.serialize_pem().as_bytes()).unwrap();
+    assert_eq!(mended.rotate_if_due(now + 25 * DAY).unwrap_err().reason(), "ca_broken");
 }
 
 #[test]

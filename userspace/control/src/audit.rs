@@ -1,0 +1,132 @@
+//! Who asked for what, and what they got: one line of JSON each in `audit.log`, and one log event of target `audit`.
+
+use std::{
+    fs::File,
+    io::Write,
+    net::SocketAddr,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use serde::Serialize;
+
+use crate::state_dir::{StateDir, StateError};
+
+const FILE: &str = "audit.log";
+/// Refused handshakes that are written per second; anybody can cause them, and the disk is not endless.
+const HANDSHAKES_PER_SECOND: u32 = 20;
+
+/// The audit log.
+#[derive(Debug)]
+pub struct Audit {
+    file: Mutex<File>,
+    handshakes: Mutex<Budget>,
+}
+
+/// One thing that happened. Empty fields are left out.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Event {
+    /// `issue`, `join`, `renew`, `report`, `stream`, `handshake`.
+    pub action: &'static str,
+    /// Was it granted.
+    pub granted: bool,
+    /// Why not: a stable snake_case word.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub reason: &'static str,
+    /// Where from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<SocketAddr>,
+    /// What the caller proved to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller: Option<String>,
+    /// The node that it concerns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// The pod that it concerns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// The identity that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// Serial number of what was signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// End of what was signed, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<String>,
+    /// More, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+#[derive(Debug)]
+struct Budget {
+    since: Instant,
+    written: u32,
+    left_out: u64,
+}
+
+#[derive(Serialize)]
+struct Line<'e> {
+    time: String,
+    #[serde(flatten)]
+    event: &'e Event,
+}
+
+impl Audit {
+    /// Opens the log of a state folder.
+    pub fn open(state: &StateDir) -> Result<Self, StateError> {
+        let budget = Budget { since: Instant::now(), written: 0, left_out: 0 };
+        Ok(Self { file: Mutex::new(state.append(FILE)?), handshakes: Mutex::new(budget) })
+    }
+
+    /// Writes one event down.
+    pub fn write(&self, event: &Event) {
+        log(event);
+        let line = Line { time: rfc3339(SystemTime::now()), event };
+        let mut text = serde_json::to_vec(&line).unwrap_or_default();
+        text.push(b'\n');
+        let written = self.file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&text);
+        if let Err(error) = written {
+            tracing::error!(target: "audit", %error, "audit.log cannot be written");
+        }
+    }
+
+    /// Writes a refused handshake down, as long as there are not too many of them.
+    pub fn write_handshake(&self, mut event: Event) {
+        let mut budget = self.handshakes.lock().unwrap_or_else(PoisonError::into_inner);
+        if budget.since.elapsed() >= Duration::from_secs(1) {
+            *budget = Budget { since: Instant::now(), written: 0, left_out: budget.left_out };
+        }
+        if budget.written >= HANDSHAKES_PER_SECOND {
+            budget.left_out += 1;
+            return;
+        }
+        budget.written += 1;
+        let left_out = std::mem::take(&mut budget.left_out);
+        drop(budget);
+        if left_out > 0 {
+            let more = format!("{left_out} refused handshakes before this one are not listed");
+            event.detail = Some(event.detail.map_or(more.clone(), |detail| format!("{detail}; {more}")));
+        }
+        self.write(&event);
+    }
+}
+
+fn log(event: &Event) {
+    let text = |field: &Option<String>| field.clone().unwrap_or_default();
+    if event.granted {
+        tracing::info!(target: "audit", action = event.action, caller = text(&event.caller), node = text(&event.node),
+            pod = text(&event.pod), identity = text(&event.identity), serial = text(&event.serial), "granted");
+    } else {
+        let peer = event.peer.map(|peer| peer.to_string()).unwrap_or_default();
+        tracing::warn!(target: "audit", action = event.action, reason = event.reason, peer, caller = text(&event.caller),
+            node = text(&event.node), pod = text(&event.pod), identity = text(&event.identity),
+            detail = text(&event.detail), "refused");
+    }
+}
+
+/// A moment as people and tools read it.
+pub fn rfc3339(at: SystemTime) -> String {
+    jiff::Timestamp::try_from(at).map_or_else(|_| "?".to_owned(), |at| at.to_string())
+}

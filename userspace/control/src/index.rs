@@ -1,0 +1,42 @@
+//! The index: one owner puts together what files and agents say, and publishes it as one snapshot per generation.
+
+mod keep;
+mod owner;
+mod snapshot;
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use culvert_manifests::{Catalog, Complaint, State};
+use culvert_workload::WorkloadUid;
+
+pub use keep::{KeepError, Kept, load};
+pub use owner::{Change, Owner, Sources};
+pub use snapshot::{Entry, Snapshot, Table};
+
+/// What is published. Everything in it belongs together.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// What agents are sent.
+    pub snapshot: Arc<Snapshot>,
+    /// The same as domain objects, for the CA and for reports.
+    pub state: Arc<State>,
+    /// What is wrong with the files, the objects and how they fit.
+    pub complaints: Arc<Vec<Complaint>>,
+    /// Why the directory as a whole was not taken; the state is then the last good one.
+    pub unread: Option<Arc<str>>,
+}
+
+/// Addresses that agents read in pods, by node.
+pub type Reported = BTreeMap<String, BTreeMap<WorkloadUid, Vec<IpAddr>>>;
+
+/// What a read of the directory gave.
+#[derive(Debug)]
+pub enum Reading {
+    /// All files, object by object.
+    Catalog(Catalog, Vec<Complaint>),
+    /// The directory itself cannot be used: what was known stays.
+    Unusable(String),
+}
+
+#[cfg(test)]
+mod tests;

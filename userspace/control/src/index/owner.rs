@@ -1,0 +1,145 @@
+//! The one owner of the index: everything that changes it comes through its queue.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use culvert_manifests::{Assembly, Catalog, Complaint, MeshOverrides, Severity, assemble};
+use culvert_wire::TrustBundle;
+use culvert_workload::WorkloadUid;
+use tokio::sync::{mpsc, watch};
+
+use super::{Kept, Published, Reading, Reported, Snapshot, keep};
+use crate::state_dir::StateDir;
+
+/// What changes the index.
+#[derive(Debug)]
+pub enum Change {
+    /// The directory was read.
+    Directory(Reading),
+    /// An agent reported the addresses of its pods; all of them, each time.
+    Addresses {
+        /// Which node, by its certificate.
+        node: String,
+        /// What it read in its pods.
+        pods: BTreeMap<WorkloadUid, Vec<IpAddr>>,
+    },
+}
+
+/// What the index is made of besides files and reports.
+#[derive(Debug)]
+pub struct Sources {
+    /// Where to keep the last good state.
+    pub state: StateDir,
+    /// What the command line says about the mesh.
+    pub overrides: MeshOverrides,
+    /// The roots of this trust domain.
+    pub bundle: TrustBundle,
+}
+
+/// The owner; [`Owner::run`] is its life.
+#[derive(Debug)]
+pub struct Owner {
+    sources: Sources,
+    catalog: Catalog,
+    reported: Reported,
+    /// Of the files, without those of the assembly.
+    file_complaints: Vec<Complaint>,
+    unread: Option<Arc<str>>,
+    publish: watch::Sender<Published>,
+}
+
+impl Owner {
+    /// Begins with what was kept and what the directory says now.
+    pub fn new(sources: Sources, kept: Kept, reading: Reading) -> (Self, watch::Receiver<Published>) {
+        let (catalog, file_complaints, unread) = match reading {
+            Reading::Catalog(catalog, complaints) => (catalog, complaints, None),
+            Reading::Unusable(why) => (kept.catalog, Vec::new(), Some(why.into())),
+        };
+        let assembly = assemble(&catalog, &sources.overrides, &flat(&kept.reported));
+        // Another generation than the one before the restart: nobody can know whether anything changed meanwhile.
+        let snapshot = Snapshot::new(kept.generation + 1, &assembly.state, &sources.bundle);
+        let published = Published {
+            snapshot: Arc::new(snapshot),
+            complaints: Arc::new(all(&file_complaints, &assembly.complaints)),
+            state: Arc::new(assembly.state),
+            unread: unread.clone(),
+        };
+        let (publish, receiver) = watch::channel(published);
+        log_new(&[], &receiver.borrow().complaints);
+        let owner = Self { sources, catalog, reported: kept.reported, file_complaints, unread, publish };
+        owner.keep(kept.generation + 1);
+        (owner, receiver)
+    }
+
+    /// Takes changes until nobody can send any more.
+    pub async fn run(mut self, mut changes: mpsc::Receiver<Change>) {
+        while let Some(change) = changes.recv().await {
+            self.take(change);
+            // What waits already goes into the same generation.
+            while let Ok(change) = changes.try_recv() {
+                self.take(change);
+            }
+            self.publish();
+        }
+    }
+
+    fn take(&mut self, change: Change) {
+        match change {
+            Change::Directory(Reading::Catalog(catalog, complaints)) => {
+                self.catalog = catalog;
+                self.file_complaints = complaints;
+                self.unread = None;
+            }
+            Change::Directory(Reading::Unusable(why)) => self.unread = Some(why.into()),
+            Change::Addresses { node, pods } => {
+                self.reported.insert(node, pods);
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        let assembly = assemble(&self.catalog, &self.sources.overrides, &flat(&self.reported));
+        let before = self.publish.borrow().clone();
+        let next = before.snapshot.next(&assembly.state, &self.sources.bundle);
+        let changed = next.is_some();
+        let Assembly { state, complaints } = assembly;
+        let complaints = all(&self.file_complaints, &complaints);
+        if !changed && complaints == *before.complaints && self.unread == before.unread {
+            return;
+        }
+        log_new(&before.complaints, &complaints);
+        let snapshot = next.map_or(before.snapshot, Arc::new);
+        // Kept before it is published, so that no generation is ever given out twice.
+        self.keep(snapshot.generation);
+        self.publish.send_replace(Published {
+            snapshot,
+            state: Arc::new(state),
+            complaints: Arc::new(complaints),
+            unread: self.unread.clone(),
+        });
+    }
+
+    fn keep(&self, generation: u64) {
+        if let Err(error) = keep::save(&self.sources.state, generation, &self.catalog, &self.reported) {
+            tracing::error!(reason = error.reason(), %error, "the last good state cannot be kept on disk");
+        }
+    }
+}
+
+/// Each complaint is logged when it appears, not at every read of the directory.
+fn log_new(before: &[Complaint], now: &[Complaint]) {
+    for complaint in now.iter().filter(|complaint| !before.contains(complaint)) {
+        match complaint.severity {
+            Severity::Error => tracing::error!(reason = complaint.reason, "{complaint}"),
+            Severity::Warning => tracing::warn!(reason = complaint.reason, "{complaint}"),
+            Severity::Info => tracing::info!(reason = complaint.reason, "{complaint}"),
+        }
+    }
+}
+
+fn flat(reported: &Reported) -> BTreeMap<WorkloadUid, Vec<IpAddr>> {
+    reported.values().flatten().map(|(uid, addresses)| (uid.clone(), addresses.clone())).collect()
+}
+
+fn all(files: &[Complaint], assembly: &[Complaint]) -> Vec<Complaint> {
+    files.iter().chain(assembly).cloned().collect()
+}
