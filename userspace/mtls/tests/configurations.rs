@@ -1,5 +1,7 @@
 //! What is negotiated, what is kept between handshakes (nothing), and when there are configurations at all.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops where it fails")]
+
 mod support;
 
 use std::{error::Error, fmt, io, sync::Arc};

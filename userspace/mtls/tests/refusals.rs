@@ -1,5 +1,7 @@
 //! Each way in which a peer is refused, in both directions, over real handshakes.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops where it fails")]
+
 mod support;
 
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! Joining, renewing and signing over the real protocols and the real TLS, on loopback.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops where it fails")]
+
 mod support;
 
 use std::{

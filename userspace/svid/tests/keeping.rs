@@ -1,5 +1,7 @@
 //! How identities are kept over time, on paused clocks: an hour takes milliseconds.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops where it fails")]
+
 mod support;
 
 use std::{

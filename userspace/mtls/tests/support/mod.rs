@@ -1,5 +1,5 @@
 //! Authorities that make certificates, good and bad, and handshakes between any two configurations.
-#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, reason = "each test binary uses its part")]
 
 use std::{
     io,

@@ -1,5 +1,5 @@
 //! A CA, a clock and an observer for tests.
-#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, reason = "each test binary uses its part")]
 
 pub mod port;
 
