@@ -1,11 +1,21 @@
 //! The TLS handshake of a tunnel: who the peer has proven to be, or why there is no tunnel.
 
-use std::{error::Error, io, sync::Arc, time::SystemTime};
+use std::{
+    error::Error,
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use culvert_identity::SpiffeId;
 use culvert_mtls::{Expected, Refusal, failure_reason, peer_of, refusal_of, server_name};
 use rustls::CommonState;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::spawn_local,
+    time::timeout,
+};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use crate::{
@@ -60,6 +70,10 @@ impl HandshakeError {
     }
 }
 
+/// How long, and for how many bytes, a client that was refused is listened to.
+const FAREWELL: Duration = Duration::from_secs(1);
+const FAREWELL_BYTES: usize = 64 * 1024;
+
 pub(crate) type ClientTls = client::TlsStream<TcpStream>;
 pub(crate) type ServerTls = server::TlsStream<TcpStream>;
 
@@ -80,10 +94,32 @@ pub(crate) async fn dial(tcp: TcpStream, route: &Route) -> Result<(ClientTls, Pe
 /// Shakes hands as the serving side.
 pub(crate) async fn accept(tcp: TcpStream, local: &Local) -> Result<(ServerTls, Peer), HandshakeError> {
     let acceptor = TlsAcceptor::from(Arc::clone(&local.tls));
-    let tls = acceptor.accept(tcp).await.map_err(|e| HandshakeError::of(&e))?;
+    let tls = match acceptor.accept(tcp).into_fallible().await {
+        Ok(tls) => tls,
+        Err((error, tcp)) => {
+            spawn_local(timeout(FAREWELL, say_why(tcp)));
+            return Err(HandshakeError::of(&error));
+        }
+    };
     let (socket, connection) = tls.get_ref();
     let peer = proven(socket, connection, local.generation, local.until)?;
     Ok((tls, peer))
+}
+
+/// Lets the alert arrive. The client believes that the handshake is done and has sent more; a socket closed with
+/// unread bytes sends RST, and RST overtakes the alert.
+async fn say_why(mut tcp: TcpStream) {
+    let mut unread = FAREWELL_BYTES;
+    let mut scratch = [0; 2048];
+    if tcp.shutdown().await.is_err() {
+        return;
+    }
+    while unread > 0 {
+        match tcp.read(&mut scratch).await {
+            Ok(n) if n > 0 => unread = unread.saturating_sub(n),
+            _ => return,
+        }
+    }
 }
 
 fn proven(

@@ -228,6 +228,3 @@ impl fmt::Debug for Pool {
         f.debug_tuple("Pool").field(&self.count()).finish()
     }
 }
-
-#[cfg(test)]
-mod tests;

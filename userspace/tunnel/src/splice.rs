@@ -188,6 +188,3 @@ fn end_of(side: Side, broken: Broken) -> End {
         Broken::Ended(reason) => End::Revoked(reason),
     }
 }
-
-#[cfg(test)]
-mod tests;
