@@ -128,6 +128,18 @@ impl Node {
         })
     }
 
+    /// The parts of a policy that is one conjunction of permissions and principals.
+    pub(crate) fn conjuncts(&self) -> Option<Vec<&Self>> {
+        let Self::All(parts) = self else { return None };
+        let mut conjuncts = Vec::new();
+        for part in parts {
+            let Self::Any(alternatives) = part else { return None };
+            let [Self::All(nodes)] = &alternatives[..] else { return None };
+            conjuncts.extend(nodes);
+        }
+        Some(conjuncts)
+    }
+
     /// What the condition says of a connection.
     pub(crate) fn truth(&self, facts: &Facts<'_>) -> Truth {
         match self {

@@ -1,13 +1,14 @@
 //! Policies against the filters that Istio gives a TCP chain: the same verdict for every connection tried.
 
+mod conjuncts;
 mod connections;
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use culvert_policy::{
-    Action, AuthorizationPolicy, Explanation, Facts, MeshSettings, Reason, RuleSet, RuleTruth, Subject, TrustDomains,
-    explain,
+    Action, AuthorizationPolicy, Explanation, Facts, MeshSettings, PolicyName, Reason, RuleSet, RuleTruth, Subject,
+    TrustDomains, explain,
     istio::{self, Policy},
 };
 use serde_json::Value;
@@ -56,7 +57,8 @@ fn judge(case: &Case<'_>, directory: &Directory, folder: &str, subject: Subject<
             return Ok(Err((format!("{wanted} for {connection:?}"), got)));
         }
     }
-    Ok(Ok(()))
+    let samples = connections::one_by_one(&policies, own);
+    Ok(conjuncts::agree(&policies, &settings, &upstream, &samples))
 }
 
 fn policies(documents: &[Value]) -> Result<Vec<AuthorizationPolicy>> {
@@ -115,8 +117,11 @@ impl Upstream {
 
     /// Envoy's condition for a rule.
     fn node(&self, rule: &RuleTruth) -> Option<&envoy::Node> {
-        let key = format!("ns[{}]-policy[{}]-rule[{}]", rule.policy.namespace, rule.policy.name, rule.rule);
-        let shadow = rule.dry_run || rule.action == Action::Custom;
+        self.find(&rule.policy, rule.rule, rule.dry_run || rule.action == Action::Custom)
+    }
+
+    fn find(&self, policy: &PolicyName, rule: usize, shadow: bool) -> Option<&envoy::Node> {
+        let key = format!("ns[{}]-policy[{}]-rule[{rule}]", policy.namespace, policy.name);
         let rules =
             self.filters.iter().filter_map(|filter| if shadow { &filter.shadow } else { &filter.enforced }.as_ref());
         rules.flat_map(|rules| &rules.policies).find(|(name, _)| name.ends_with(&key)).map(|(_, node)| node)

@@ -110,6 +110,14 @@ fn addresses_match_by_family_and_mapped_ipv4_is_ipv4() {
 }
 
 #[test]
+fn facts_have_ipv4_in_its_own_form_and_blocks_do_not_depend_on_it() {
+    let mapped = from("").source("::ffff:10.0.0.1");
+    assert_eq!(mapped.facts().source_ip, super::ip("10.0.0.1"));
+    let block = crate::address::AddressBlock::parse("10.0.0.0/8").expect("a block");
+    assert!(block.matches(mapped.source_ip).holds());
+}
+
+#[test]
 fn an_address_of_one_interface_refuses_what_may_be_it() {
     let deny = json!({ "action": "DENY", "rules": [source(json!({ "ipBlocks": ["fe80::1%eth0"] }))] });
     let world = World::new().with("it", deny);

@@ -209,6 +209,13 @@ fn peer_authentication_is_read_and_its_ports_are_checked() {
 }
 
 #[test]
+fn admission_alone_checks_ports_as_the_webhook_does() {
+    let spec = json!({ "selector": { "matchLabels": { "app": "web" } }, "portLevelMtls": { "70000": {}, "81": {} } });
+    let review = istio::admit(&peer(spec)).expect("one of our kinds");
+    assert_eq!(codes(&review.complaints), [("spec.portLevelMtls[70000]", "bad_port")]);
+}
+
+#[test]
 fn what_is_probably_not_meant_is_warned_of() {
     let source = |source: Value| json!({ "rules": [{ "from": [{ "source": source }] }] });
     let operation = |operation: Value| json!({ "rules": [{ "to": [{ "operation": operation }] }] });
@@ -280,5 +287,7 @@ fn a_stand_in_selects_what_the_object_selects_and_all_of_the_namespace_where_tha
     assert_eq!(broken(json!({})), (Selector::Namespace, 0, true));
     assert_eq!(broken(json!({ "selector": { "matchLabel": { "app": "web" } } })), (Selector::Namespace, 0, true));
     assert_eq!(broken(json!({ "selector": { "matchLabels": { "app": 1 } } })), (Selector::Namespace, 0, true));
+    let labels = |value: &str| json!({ "selector": { "matchLabels": { "app": value } } });
+    assert_eq!(broken(labels("web*")), (Selector::Namespace, 0, true), "a label that no workload can have");
     assert_eq!(broken(json!({ "targetRefs": [{ "kind": "Service", "name": "a" }] })), (Selector::Waypoint, 0, true));
 }

@@ -20,20 +20,52 @@ struct Values {
 
 /// All combinations of values around those of the policies.
 pub(super) fn around(policies: &[AuthorizationPolicy], own_domain: &str) -> Vec<Connection> {
-    let mut values = Values::default();
-    values.domains.extend([own_domain.to_owned(), "elsewhere.test".to_owned()]);
-    values.namespaces.insert("unlisted".to_owned());
-    values.accounts.insert("unlisted".to_owned());
-    values.source_ips.insert(IpAddr::from([203, 0, 113, 9]));
-    values.destination_ips.insert(IpAddr::from([203, 0, 113, 7]));
-    values.ports.insert(4999);
-    for rule in policies.iter().flat_map(|policy| &policy.rules) {
-        values.collect(rule);
+    let values = Values::of(policies, own_domain);
+    let mut connections = Vec::new();
+    for peer in values.peers() {
+        for source_ip in &values.source_ips {
+            for destination_ip in &values.destination_ips {
+                for port in &values.ports {
+                    connections.push(connection(&peer, *source_ip, *destination_ip, *port));
+                }
+            }
+        }
     }
-    values.combine()
+    connections
+}
+
+/// The same values, one attribute at a time: enough for a condition on one attribute.
+pub(super) fn one_by_one(policies: &[AuthorizationPolicy], own_domain: &str) -> Vec<Connection> {
+    let values = Values::of(policies, own_domain);
+    let (source, destination, port) = (IpAddr::from([203, 0, 113, 9]), IpAddr::from([203, 0, 113, 7]), 4999);
+    let nobody = Peer::Plaintext;
+    let peers = values.peers();
+    let peers = peers.iter().map(|peer| connection(peer, source, destination, port));
+    let sources = values.source_ips.iter().map(|source| connection(&nobody, *source, destination, port));
+    let destinations = values.destination_ips.iter().map(|destination| connection(&nobody, source, *destination, port));
+    let ports = values.ports.iter().map(|port| connection(&nobody, source, destination, *port));
+    peers.chain(sources).chain(destinations).chain(ports).collect()
+}
+
+fn connection(peer: &Peer, source_ip: IpAddr, destination_ip: IpAddr, destination_port: u16) -> Connection {
+    Connection { peer: peer.clone(), source_ip, destination_ip, destination_port }
 }
 
 impl Values {
+    fn of(policies: &[AuthorizationPolicy], own_domain: &str) -> Self {
+        let mut values = Self::default();
+        values.domains.extend([own_domain.to_owned(), "elsewhere.test".to_owned()]);
+        values.namespaces.insert("unlisted".to_owned());
+        values.accounts.insert("unlisted".to_owned());
+        values.source_ips.insert(IpAddr::from([203, 0, 113, 9]));
+        values.destination_ips.insert(IpAddr::from([203, 0, 113, 7]));
+        values.ports.insert(4999);
+        for rule in policies.iter().flat_map(|policy| &policy.rules) {
+            values.collect(rule);
+        }
+        values
+    }
+
     fn collect(&mut self, rule: &culvert_policy::Rule) {
         for source in &rule.from {
             self.principals(source.principals.iter().chain(&source.not_principals));
@@ -83,8 +115,7 @@ impl Values {
         }
     }
 
-    fn combine(self) -> Vec<Connection> {
-        let mut peers = vec![Peer::Plaintext];
+    fn peers(&self) -> Vec<Peer> {
         let mut principals = self.principals.clone();
         for domain in &self.domains {
             for namespace in &self.namespaces {
@@ -93,23 +124,7 @@ impl Values {
         }
         // Only what is a SPIFFE ID can have been authenticated.
         let ids = principals.iter().filter_map(|principal| SpiffeId::parse(&format!("spiffe://{principal}")).ok());
-        peers.extend(ids.map(Peer::Authenticated));
-        let mut connections = Vec::new();
-        for peer in &peers {
-            for source_ip in &self.source_ips {
-                for destination_ip in &self.destination_ips {
-                    for destination_port in &self.ports {
-                        connections.push(Connection {
-                            peer: peer.clone(),
-                            source_ip: *source_ip,
-                            destination_ip: *destination_ip,
-                            destination_port: *destination_port,
-                        });
-                    }
-                }
-            }
-        }
-        connections
+        std::iter::once(Peer::Plaintext).chain(ids.map(Peer::Authenticated)).collect()
     }
 }
 
