@@ -50,7 +50,7 @@ fn main() -> anyhow::Result<ExitCode> {
         // What a reader took in as input of its cases is part of them.
         let table = readers::table_name(file);
         if chosen(&table) && !directory.was_read(file) {
-            report.add(readers::skip(&directory, file, table));
+            report.add(readers::skip(&directory, &deviations, file, table));
         }
     }
     Ok(report.finish())

@@ -81,10 +81,14 @@ pub(crate) fn run(reader: Reader, directory: &Directory, deviations: &Deviations
 }
 
 /// The result of a file without a reader: one skip. That it can be read at all is checked all the same.
-pub(crate) fn skip(directory: &Directory, file: &str, name: String) -> Table {
+pub(crate) fn skip(directory: &Directory, deviations: &Deviations, file: &str, name: String) -> Table {
     let mut table = Table::new(name);
     if let Err(error) = directory.bytes(file) {
         table.fail(file, "the file", "a readable file", &format!("{error:#}"));
+        return table;
+    }
+    if let Some(mode) = deviations.mode(file, "*") {
+        table.skip(format!("only in mode `{mode}`, which does not exist yet"));
         return table;
     }
     table.skip(match file {

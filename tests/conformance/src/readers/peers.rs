@@ -37,6 +37,7 @@ fn read(config: &Value) -> Result<PeerAuthentication, String> {
     });
     match istio::read(&object) {
         Some(Ok(istio::Accepted { policy: Policy::Authentication(mut policy), .. })) => {
+            // A time may also be a number of seconds; only the order matters.
             if let Some(seconds) = config["meta"]["creationTimestamp"].as_i64() {
                 policy.created = seconds;
             }

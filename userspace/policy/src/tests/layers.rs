@@ -32,6 +32,32 @@ fn an_unknown_attribute_neither_allows_nor_lets_a_denial_pass() {
 }
 
 #[test]
+fn a_rule_on_identity_request_and_token_lets_nothing_in_at_l4_and_says_so() {
+    let spec = json!({
+        "selector": { "matchLabels": { "app": "web" } },
+        "action": "ALLOW",
+        "rules": [{
+            "from": [{ "source": { "principals": ["mesh.test/ns/shop/sa/api"] } }],
+            "to": [{ "operation": { "methods": ["POST"], "paths": ["/v1/charge"] } }],
+            "when": [{ "key": "request.auth.claims[scope]", "values": ["charge"] }],
+        }],
+    });
+    let world = World::new().with("three-controls", spec.clone());
+    assert_eq!(world.answer(&from("shop/api")), "no_allow_matched");
+    assert_eq!(world.rules().posture().inexact[0].verdict, crate::RuleVerdict::Dead);
+    let warnings = super::accepted(&authorization("three-controls", spec)).warnings;
+    let fields: Vec<_> = warnings.iter().filter(|w| w.code == "l7_field_at_l4").map(|w| w.field.as_str()).collect();
+    assert_eq!(
+        fields,
+        [
+            "spec.rules[0].to[0].operation.methods",
+            "spec.rules[0].to[0].operation.paths",
+            "spec.rules[0].when[0].values",
+        ]
+    );
+}
+
+#[test]
 fn a_denial_with_l7_parts_stays_within_what_its_l4_parts_say() {
     let deny = json!({ "action": "DENY", "rules": [rule(json!({ "namespaces": ["pay"] }), json!({ "ports": ["80"], "methods": ["GET"] }))] });
     let world = World::new().with("it", deny);
