@@ -101,9 +101,11 @@ pub(crate) fn skip(directory: &Directory, deviations: &Deviations, file: &str, n
         _ if file.starts_with("istio/tables/integration-") || file.starts_with("istio/integration-security/") => {
             "requests against a waypoint, which does not exist yet"
         }
-        _ if file.starts_with("istio/jwt-common/") || file.contains("jwt") || file.contains("requestauth") => {
+        _ if file.starts_with("istio/jwt-common/") || file.contains("jw") || file.contains("requestauth") => {
             "request tokens are L7"
         }
+        _ if file.contains("spiffebundle") => "JWT and WIT authorities of SPIFFE bundle documents are not used yet",
+        _ if file.contains("workloadapi") || file.contains("JWT-SVID") => "no Workload API client, no JWT-SVIDs yet",
         _ if file.starts_with("istio/tables/authz-") => "shape of Envoy's matchers, or L7",
         _ if file.starts_with("gateway-api/") => "Gateway API is not part of L4",
         _ if file.starts_with("real-world/") => "a manifest without expectations",
