@@ -1,5 +1,12 @@
 //! Two agents on one thread, with real certificates, real TLS and real sockets on the loopback.
-#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::unwrap_used, reason = "each test binary uses its part")]
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::unwrap_used,
+    reason = "each test binary uses its part"
+)]
 
 use std::{
     cell::{Cell, RefCell},
