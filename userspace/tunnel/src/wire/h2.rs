@@ -5,6 +5,7 @@
 //! window ([`Conversation::set_window`]); the stream's own window stays as it is.
 
 mod client;
+mod io;
 mod request;
 mod server;
 mod stream;
@@ -12,10 +13,9 @@ mod stream;
 pub(crate) use client::dial;
 pub(crate) use server::serve;
 
-use culvert_mtls::failure_reason;
 use h2::{Ping, PingPong};
 use std::{
-    io,
+    io::ErrorKind,
     task::{Context, Poll},
 };
 
@@ -29,19 +29,12 @@ const REMEMBERED_RESETS: usize = 1024;
 pub(super) fn stream_error(error: &h2::Error) -> StreamError {
     let code = error.reason().map_or(0, u32::from);
     match error.get_io() {
-        Some(broken) => lost(broken),
+        Some(broken) if broken.kind() == io::REFUSED_BY_PEER => StreamError::RefusedByPeer,
+        Some(broken) => StreamError::Lost(broken.kind()),
         None if error.is_reset() && error.is_remote() => StreamError::Reset(code),
         None if error.is_go_away() && error.is_remote() => StreamError::GoAway(code),
         None if error.is_library() => StreamError::Protocol(code),
-        None => StreamError::Lost(io::ErrorKind::Other),
-    }
-}
-
-fn lost(error: &io::Error) -> StreamError {
-    // In TLS 1.3 the server judges the client's certificate after the client's handshake is done.
-    match failure_reason(error) {
-        "refused_by_peer" => StreamError::RefusedByPeer,
-        _ => StreamError::Lost(error.kind()),
+        None => StreamError::Lost(ErrorKind::Other),
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use h2::client::{Builder, Connection, SendRequest};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Pinger, REMEMBERED_RESETS, request, stream::H2Stream, stream_error, window};
+use super::{Pinger, REMEMBERED_RESETS, io::Telling, request, stream::H2Stream, stream_error, window};
 use crate::{
     connect::ConnectRequest,
     error::StreamError,
@@ -22,7 +22,7 @@ struct Dialled<T>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    connection: Connection<T, Bytes>,
+    connection: Connection<Telling<T>, Bytes>,
     pinger: Pinger,
 }
 
@@ -43,7 +43,7 @@ where
         .initial_max_send_streams(limits.max_streams)
         .max_send_buffer_size(limits.send_buffer)
         .max_concurrent_reset_streams(REMEMBERED_RESETS);
-    let (requests, mut connection) = builder.handshake(io).await.map_err(|e| stream_error(&e))?;
+    let (requests, mut connection) = builder.handshake(Telling(io)).await.map_err(|e| stream_error(&e))?;
     let pinger = Pinger(connection.ping_pong());
     Ok((Box::new(Dialled { connection, pinger }), Box::new(Requests(requests))))
 }
