@@ -19,12 +19,11 @@ const PROGRAMS: &[(&str, &str)] = &[
 pub(crate) fn run(manifests: Option<&Path>, consent: Consent) -> Result<()> {
     preflight::kernel_work()?;
     tools::ensure(&[Need::Ebpf, Need::Lab], consent)?;
-    let object = ebpf::build(consent)?;
+    ebpf::build(consent)?;
     let programs = build_programs()?;
     let manifests = manifests.map_or_else(|| paths::root().join("deploy/examples"), Path::to_path_buf);
     let mut demo = shell::program(programs.join("culvert-demo"));
-    demo.arg("--manifests").arg(std::path::absolute(manifests)?);
-    demo.env("CULVERT_BIN_DIR", &programs).env("CULVERT_EBPF_OBJECT", object);
+    demo.arg("--manifests").arg(std::path::absolute(manifests)?).env("CULVERT_BIN_DIR", &programs);
     shell::run(&mut demo)
 }
 

@@ -59,15 +59,15 @@ fn suites(wanted: &Arguments, consent: Consent, tally: &mut Tally) -> Result<()>
     if wanted.fast {
         return tally.run("crates", &mut crates(wanted));
     }
-    let object = ebpf::build(consent)?;
+    ebpf::build(consent)?;
     let programs = demo::build_programs()?;
-    tally.run("crates", crates(wanted).env("CULVERT_EBPF_OBJECT", &object))?;
+    tally.run("crates", &mut crates(wanted))?;
     let mut privileged = cargo_test();
     for package in PRIVILEGED {
         privileged.args(["--package", package]);
     }
     privileged.args(["--", "--test-threads", SANDBOXES]).args(after_dashes(wanted));
-    privileged.env("CULVERT_EBPF_OBJECT", &object).env("CULVERT_BIN_DIR", &programs);
+    privileged.env("CULVERT_BIN_DIR", &programs);
     tally.run("lab, kernel, end to end", &mut privileged)?;
     if wanted.filters.is_empty() {
         fuzz::run(wanted.long, tally)?;
