@@ -1,5 +1,5 @@
 //! How connections end: resets, revocations, and a tunnel that breaks under them.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod support;
 
@@ -245,7 +245,7 @@ fn one_connection_lives_through_five_rotations_when_the_peers_prove_themselves_a
             *world.node.local.borrow_mut() = world.serving.local();
             let route = world.route();
             let unproven = world.pool.unproven(&route.key.source, route.generation);
-            assert_eq!(unproven, [route.key.clone()], "round {round}");
+            assert_eq!(unproven, std::slice::from_ref(&route.key), "round {round}");
             world.pool.prove(&route, world.dial(route.key.address)).await.unwrap();
             assert!(world.pool.unproven(&route.key.source, route.generation).is_empty());
             carried.app.write_all(b"x").await.unwrap();

@@ -1,5 +1,5 @@
 //! Peers that have a valid certificate and behave badly: they are answered, and everybody else goes on.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod support;
 
@@ -152,7 +152,7 @@ fn random_frames(seed: u64) -> Vec<u8> {
         let r = &random[at..];
         let len = (r[0] as usize % 64).min(r.len() - 16);
         let kind = r[1] % 11;
-        let stream = if r[2] % 3 == 0 { 0 } else { r[3] % 8 };
+        let stream = if r[2].is_multiple_of(3) { 0 } else { r[3] % 8 };
         bytes.extend([0, 0, len as u8, kind, r[4] & 0x2d, 0, 0, 0, stream]);
         bytes.extend(&r[16..16 + len]);
         at += 16 + len;
@@ -221,6 +221,41 @@ fn more_streams_than_allowed_are_refused_and_the_others_live() {
             }
         }
         assert_eq!((streams.len(), refused), (200, 100));
+    });
+}
+
+#[test]
+fn a_reset_application_is_told_to_the_peer_as_connect_error() {
+    worker(async {
+        let world = World::new().await;
+        let (address, mut connections) = application().await;
+        let mut requests = raw_client(&world).await;
+        let request = Request::builder().method(Method::CONNECT).uri(address.to_string()).body(()).unwrap();
+        let (answer, _stream) = requests.send_request(request, false).unwrap();
+        let mut body = answer.await.unwrap().into_body();
+        let app = connections.recv().await.unwrap();
+        app.set_zero_linger().unwrap();
+        drop(app);
+        let error = body.data().await.unwrap().unwrap_err();
+        assert_eq!(error.reason(), Some(Reason::CONNECT_ERROR));
+    });
+}
+
+#[test]
+fn the_end_of_a_stream_travels_with_its_last_bytes() {
+    worker(async {
+        let world = World::new().await;
+        let (address, mut connections) = application().await;
+        let mut requests = raw_client(&world).await;
+        let request = Request::builder().method(Method::CONNECT).uri(address.to_string()).body(()).unwrap();
+        let (answer, _stream) = requests.send_request(request, false).unwrap();
+        let mut app = connections.recv().await.unwrap();
+        // Bytes and FIN are in the socket before the agent has had a chance to look.
+        app.write_all(b"the end").await.unwrap();
+        app.shutdown().await.unwrap();
+        let mut body = answer.await.unwrap().into_body();
+        assert_eq!(body.data().await.unwrap().unwrap(), "the end");
+        assert!(body.is_end_stream());
     });
 }
 

@@ -1,5 +1,5 @@
 //! Who shares a tunnel, who dials, who waits, and when a tunnel goes.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod support;
 
@@ -283,6 +283,15 @@ fn refusals_of_the_peers_agent_arrive_with_their_status() {
         assert_eq!(world.open(nobody).await.unwrap_err(), OpenError::Refused(503));
         assert!(world.open(address).await.is_ok());
         assert_eq!((world.dials.get(), world.pool.count().streams), (1, 0), "refusals cost no tunnel and no place");
+    });
+}
+
+#[test]
+fn an_offer_that_the_agent_forgets_is_refused_as_unavailable() {
+    worker(async {
+        let world = World::new().await;
+        world.node.inbound.forget.set(true);
+        assert_eq!(world.open(world.node.address).await.unwrap_err(), OpenError::Refused(503));
     });
 }
 

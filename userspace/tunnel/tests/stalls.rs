@@ -1,5 +1,5 @@
 //! A reader that does not read stalls itself and nobody else, and costs no more than its window.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod support;
 

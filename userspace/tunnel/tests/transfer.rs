@@ -1,5 +1,5 @@
 //! Bytes arrive as they were sent, whatever their number and whoever stops first.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod support;
 

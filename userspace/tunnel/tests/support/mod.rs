@@ -1,12 +1,5 @@
 //! Two agents on one thread, with real certificates, real TLS and real sockets on the loopback.
-#![allow(
-    dead_code,
-    missing_docs,
-    unreachable_pub,
-    clippy::unwrap_used,
-    clippy::unwrap_used,
-    reason = "each test binary uses its part"
-)]
+#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test binary uses its part")]
 
 use std::{
     cell::{Cell, RefCell},
@@ -145,6 +138,8 @@ pub struct Deliver {
     pub refuse: Cell<Option<Refusal>>,
     /// Offers are left without an answer.
     pub silent: Cell<bool>,
+    /// Offers are dropped.
+    pub forget: Cell<bool>,
     pub gone: Cell<usize>,
     pub revokers: RefCell<Vec<Revoker>>,
     pub meters: RefCell<Vec<Arc<Meter>>>,
@@ -161,6 +156,9 @@ impl Inbound for Deliver {
 
     async fn offered(self: Rc<Self>, mut offer: Offer) {
         self.requests.borrow_mut().push(offer.request().clone());
+        if self.forget.get() {
+            return;
+        }
         if self.silent.get() {
             offer.gone().await;
             self.gone.set(self.gone.get() + 1);
