@@ -97,14 +97,13 @@ pub fn own_slot() -> u32 {
     steer_config!(slot)
 }
 
-/// Whether the pod of `pod_steer` has this address.
+/// Whether the pod of `pod_steer` has this address. Unused entries are zero, which no address is.
 #[inline(always)]
 pub fn is_own(address: &Address) -> bool {
-    let count = steer_config!(address_count) as usize;
+    if *address == [0; 4] {
+        return false;
+    }
     for i in 0..MAX_POD_ADDRESSES {
-        if i >= count {
-            return false;
-        }
         if steer_config!(addresses[i][3]) == address[3]
             && steer_config!(addresses[i][2]) == address[2]
             && steer_config!(addresses[i][1]) == address[1]

@@ -113,11 +113,11 @@ fn event(flow: &FlowKey, v4: bool) -> Event {
 
 #[inline(always)]
 fn tuple(lookup: *const bpf_sk_lookup, v4: bool) -> FlowKey {
-    let (local_ip, remote_ip) = if v4 {
-        (mapped(field!(lookup, local_ip4)), mapped(field!(lookup, remote_ip4)))
-    } else {
-        (local_ip6(lookup), remote_ip6(lookup))
-    };
+    // Both families are read, the other one's fields as zero: loads in branches would be merged into
+    // one with a computed offset, which the verifier refuses.
+    let (local4, remote4) = (field!(lookup, local_ip4), field!(lookup, remote_ip4));
+    let (local6, remote6) = (local_ip6(lookup), remote_ip6(lookup));
+    let (local_ip, remote_ip) = if v4 { (mapped(local4), mapped(remote4)) } else { (local6, remote6) };
     // Network byte order in the low half of a word; two bytes wide only since Linux 5.18.
     // SAFETY: the context is valid while the program runs; the verifier allows this load everywhere.
     let remote_port = unsafe { (&raw const (*lookup).remote_port).cast::<u32>().read_volatile() };

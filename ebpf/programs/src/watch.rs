@@ -2,7 +2,7 @@
 
 use aya_ebpf::{helpers::generated::bpf_skb_cgroup_id, programs::TcContext};
 use aya_log_ebpf::info;
-use culvert_abi::{Counter, FlowKey, MAX_PROBE_PORTS, PROBE_MARK, PodConfig, event_kind};
+use culvert_abi::{Counter, FlowKey, PROBE_MARK, PodConfig, event_kind};
 
 use crate::{
     DROP, NEXT,
@@ -58,15 +58,7 @@ fn is_kubelets(ctx: &TcContext) -> bool {
 
 #[inline(always)]
 fn is_probe_port(config: &PodConfig, port: u16) -> bool {
-    for i in 0..MAX_PROBE_PORTS {
-        if i >= usize::from(config.probe_port_count) {
-            return false;
-        }
-        if config.probe_ports[i] == port {
-            return true;
-        }
-    }
-    false
+    port != 0 && config.probe_ports.contains(&port)
 }
 
 #[inline(always)]
