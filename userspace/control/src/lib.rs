@@ -3,6 +3,8 @@
 pub mod audit;
 pub mod ca;
 pub mod index;
+pub mod metrics;
+pub mod server;
 pub mod source;
 pub mod state_dir;
 pub mod token;

@@ -38,7 +38,9 @@ impl Watch {
             | AddWatchFlags::IN_MOVE_SELF
             | AddWatchFlags::IN_ONLYDIR;
         inotify.add_watch(path, what)?;
-        Ok(Self { inotify: AsyncFd::try_with_interest(Polled(inotify), Interest::READABLE)? })
+        #[expect(deprecated, reason = "its successor is unsafe; the descriptor in Polled is owned and never changes")]
+        let inotify = AsyncFd::try_with_interest(Polled(inotify), Interest::READABLE)?;
+        Ok(Self { inotify })
     }
 
     /// Waits for a change. `false`: the directory itself is gone or was moved, or the watch failed.

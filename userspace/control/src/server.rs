@@ -1,0 +1,86 @@
+//! The control port: TLS, who is calling, and the four services.
+
+mod caller;
+mod certificates;
+mod discovery;
+mod incoming;
+mod node_book;
+mod nodes;
+mod own;
+mod session;
+mod status;
+#[cfg(test)]
+mod testing;
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use culvert_identity::TrustDomain;
+use culvert_mtls::LocalIdentity;
+use culvert_wire::proto::{
+    ca::istio_certificate_service_server::IstioCertificateServiceServer,
+    culvert::{node_service_server::NodeServiceServer, status_service_server::StatusServiceServer},
+    discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
+};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
+use tonic::transport::Server;
+
+use crate::{
+    audit::Audit,
+    ca::Authority,
+    index::{Change, Published},
+    metrics::Metrics,
+    token::Tokens,
+};
+
+pub use node_book::{NodeBook, NodeEntry};
+pub use own::{OwnError, OwnIdentity};
+
+/// What the services share.
+#[derive(Debug)]
+pub struct Context {
+    /// Signs.
+    pub authority: Arc<Authority>,
+    /// Join tokens.
+    pub tokens: Tokens,
+    /// Writes everything down.
+    pub audit: Arc<Audit>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// What is known now.
+    pub published: watch::Receiver<Published>,
+    /// The index's queue.
+    pub changes: mpsc::Sender<Change>,
+    /// What is known of nodes.
+    pub nodes: Arc<NodeBook>,
+    /// Life of a leaf when the agent does not ask for another, and of node certificates.
+    pub leaf_life: Duration,
+}
+
+impl Context {
+    fn trust_domain(&self) -> &TrustDomain {
+        self.authority.trust_domain()
+    }
+}
+
+/// Serves until `stop` is done.
+pub async fn serve(
+    listener: TcpListener,
+    identity: LocalIdentity,
+    context: Arc<Context>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    let incoming = incoming::accept(listener, identity, Arc::clone(&context));
+    Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .max_concurrent_streams(64)
+        .add_service(AggregatedDiscoveryServiceServer::new(discovery::Discovery(Arc::clone(&context))))
+        .add_service(IstioCertificateServiceServer::new(certificates::Certificates(Arc::clone(&context))))
+        .add_service(NodeServiceServer::new(nodes::Nodes(Arc::clone(&context))))
+        .add_service(StatusServiceServer::new(status::Reports(context)))
+        .serve_with_incoming_shutdown(incoming, stop)
+        .await
+}

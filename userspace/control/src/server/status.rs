@@ -1,0 +1,128 @@
+//! What agents report: checked against what is known of their node before any of it counts.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::SystemTime,
+};
+
+use culvert_manifests::State;
+use culvert_wire::{
+    proto::culvert::{NodeReport, ReportAck, status_service_server::StatusService},
+    report::NodeStatus,
+};
+use culvert_workload::{Phase, WorkloadUid};
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::{Context, caller::Node};
+use crate::{audit::Event, index::Change};
+
+/// The service.
+#[derive(Debug)]
+pub(super) struct Reports(pub(super) Arc<Context>);
+
+/// What counts of a report.
+#[derive(Debug, PartialEq, Eq)]
+struct Checked {
+    addresses: BTreeMap<WorkloadUid, Vec<IpAddr>>,
+    /// Addresses that are not taken, and why.
+    refused: Vec<(WorkloadUid, IpAddr, &'static str)>,
+}
+
+/// A pod of another node in the report.
+#[derive(Debug, PartialEq, Eq)]
+struct Stranger(WorkloadUid);
+
+#[tonic::async_trait]
+impl StatusService for Reports {
+    async fn report(&self, request: Request<Streaming<NodeReport>>) -> Result<Response<ReportAck>, Status> {
+        let node = self.0.node(request.extensions(), "report")?;
+        let mut reports = request.into_inner();
+        let mut complained = BTreeSet::new();
+        while let Some(report) = reports.message().await? {
+            self.take(&node, &report, &mut complained).await?;
+        }
+        Ok(Response::new(ReportAck {}))
+    }
+}
+
+impl Reports {
+    async fn take(
+        &self,
+        node: &Node,
+        report: &NodeReport,
+        complained: &mut BTreeSet<(WorkloadUid, IpAddr)>,
+    ) -> Result<(), Status> {
+        let event = node.event("report");
+        if SystemTime::now() > node.not_after {
+            let text = "the node certificate that opened this stream has ended";
+            return Err(self.0.refuse(event, Code::Unauthenticated, "node_certificate_expired", text));
+        }
+        let status = NodeStatus::decode(report).map_err(|error| {
+            self.0.refuse(event.clone(), Code::InvalidArgument, error.fault.reason(), &error.to_string())
+        })?;
+        let state = Arc::clone(&self.0.published.borrow().state);
+        let checked = check(&state, &node.name, &status).map_err(|Stranger(uid)| {
+            let event = Event { pod: Some(uid.to_string()), ..event.clone() };
+            self.0.refuse(event, Code::PermissionDenied, "pod_on_other_node", "the pod is on another node")
+        })?;
+        for (uid, address, reason) in checked.refused {
+            if complained.insert((uid.clone(), address)) {
+                let detail = Some(format!("{address} is not taken for an address of the pod"));
+                let event = Event { pod: Some(uid.to_string()), detail, ..event.clone() };
+                drop(self.0.refuse(event, Code::PermissionDenied, reason, ""));
+            }
+        }
+        self.0.nodes.update(&node.name, |entry| entry.report = Some((SystemTime::now(), status)));
+        let change = Change::Addresses { node: node.name.clone(), pods: checked.addresses };
+        self.0.changes.send(change).await.map_err(|_| Status::unavailable("stopping"))
+    }
+}
+
+/// Pods that nobody knows are passed over (they may just have been deleted); a pod of another node is a lie. An
+/// address counts when it can be a pod's at all and nobody else has it.
+fn check(state: &State, node: &str, status: &NodeStatus) -> Result<Checked, Stranger> {
+    let mut checked = Checked { addresses: BTreeMap::new(), refused: Vec::new() };
+    for pod in &status.pods {
+        let Some(known) = state.workloads.get(&pod.uid) else {
+            continue;
+        };
+        if *known.node != *node {
+            return Err(Stranger(pod.uid.clone()));
+        }
+        if known.host_network || known.phase == Phase::Ended {
+            continue;
+        }
+        let mut addresses = Vec::new();
+        for address in &pod.addresses {
+            match objection(state, &checked, &pod.uid, *address) {
+                None => addresses.push(*address),
+                Some(reason) => checked.refused.push((pod.uid.clone(), *address, reason)),
+            }
+        }
+        checked.addresses.insert(pod.uid.clone(), addresses);
+    }
+    Ok(checked)
+}
+
+fn objection(state: &State, so_far: &Checked, uid: &WorkloadUid, address: IpAddr) -> Option<&'static str> {
+    let link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    if link_local || address.is_loopback() || address.is_multicast() || address.is_unspecified() {
+        return Some("bad_address");
+    }
+    let others = state.workloads.values().filter(|other| other.uid != *uid && other.phase != Phase::Ended);
+    let elsewhere = others.into_iter().any(|other| other.addresses.contains(&address));
+    let beside = so_far.addresses.iter().any(|(other, taken)| other != uid && taken.contains(&address));
+    if elsewhere || beside {
+        return Some("address_conflict");
+    }
+    let vip = state.services.values().any(|service| service.vips.contains(&address));
+    vip.then_some("address_is_a_service")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,61 @@
+use culvert_wire::report::PodStatus;
+
+use super::{
+    super::testing::{pod, state},
+    *,
+};
+
+fn report(pods: &[(&str, &[&str])]) -> NodeStatus {
+    let pod = |(uid, addresses): &(&str, &[&str])| PodStatus {
+        uid: WorkloadUid::new(uid),
+        captured: true,
+        reason: "".into(),
+        addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+    };
+    NodeStatus { enforced_generation: 1, pods: pods.iter().map(pod).collect() }
+}
+
+fn known() -> State {
+    let service = "---\n{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, \
+                   spec: {clusterIP: 10.96.0.1, selector: {app: web}}}\n";
+    let text = [
+        pod("a1", "n1", "", ""),
+        pod("b1", "n1", "", ""),
+        pod("c1", "n2", "", "podIP: 10.0.0.9"),
+        pod("d1", "n2", "", "podIP: 10.0.0.8, phase: Failed"),
+        pod("e1", "n1", ", hostNetwork: true", ""),
+        service.to_owned(),
+    ];
+    state(&text.concat())
+}
+
+fn refused(pods: &[(&str, &[&str])]) -> Vec<&'static str> {
+    check(&known(), "n1", &report(pods)).unwrap().refused.into_iter().map(|(_, _, reason)| reason).collect()
+}
+
+#[test]
+fn addresses_of_the_nodes_own_pods_are_taken() {
+    let checked = check(&known(), "n1", &report(&[("uid-a1", &["10.0.0.1", "fd00::1"]), ("uid-gone", &["10.0.0.2"])]));
+    let checked = checked.unwrap();
+    assert_eq!(checked.addresses.len(), 1, "a pod that nobody knows counts for nothing");
+    assert_eq!(checked.addresses[&WorkloadUid::new("uid-a1")].len(), 2);
+    assert!(checked.refused.is_empty());
+}
+
+#[test]
+fn a_pod_of_another_node_makes_the_whole_report_a_lie() {
+    let lie = check(&known(), "n1", &report(&[("uid-a1", &["10.0.0.1"]), ("uid-c1", &["10.0.0.2"])]));
+    assert_eq!(lie, Err(Stranger(WorkloadUid::new("uid-c1"))));
+}
+
+#[test]
+fn nobody_takes_an_address_that_is_somebody_elses_or_nobodys() {
+    assert_eq!(refused(&[("uid-a1", &["10.0.0.9"])]), ["address_conflict"]);
+    assert_eq!(refused(&[("uid-a1", &["10.0.0.8"])]), [""; 0], "its pod has ended");
+    assert_eq!(refused(&[("uid-a1", &["10.0.0.1"]), ("uid-b1", &["10.0.0.1"])]), ["address_conflict"]);
+    assert_eq!(refused(&[("uid-a1", &["10.96.0.1"])]), ["address_is_a_service"]);
+    let bad = ["127.0.0.1", "169.254.0.1", "224.0.0.1", "0.0.0.0", "::1", "fe80::1", "ff02::1"];
+    assert_eq!(refused(&[("uid-a1", &bad)]), ["bad_address"; 7]);
+    let host = check(&known(), "n1", &report(&[("uid-e1", &["10.0.0.1"])])).unwrap();
+    assert!(host.addresses.is_empty(), "a host-network pod has no address of its own");
+}
