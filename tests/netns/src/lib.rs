@@ -17,6 +17,11 @@ pub use relay::Relay;
 
 use std::time::{Duration, Instant};
 
+/// The address of a pod in a family.
+pub fn own(pod: &Pod, v6: bool) -> Result<std::net::IpAddr> {
+    pod.ips().into_iter().find(|ip| ip.is_ipv6() == v6).context("the pod has no address of this family")
+}
+
 /// Asks again until the answer is yes; a failure names what was waited for.
 pub fn eventually(what: &str, patience: Duration, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + patience;

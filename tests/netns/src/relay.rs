@@ -79,7 +79,8 @@ impl Drop for Relay {
     }
 }
 
-fn serve(pod: PodRedirect, tally: &Arc<Tally>) -> Result<tokio::task::JoinSet<()>> {
+/// Starts to accept; on a runtime. Ends when the returned set is dropped.
+pub fn serve(pod: PodRedirect, tally: &Arc<Tally>) -> Result<tokio::task::JoinSet<()>> {
     let mut tasks = tokio::task::JoinSet::new();
     let listeners = pod.listeners;
     let outbound = [Some(listeners.outbound_v4), listeners.outbound_v6];
