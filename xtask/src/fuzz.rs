@@ -19,6 +19,9 @@ const FLAGS: &str = "--cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-module -Cll
 const SHORT: u32 = 60;
 const LONG: u32 = 600;
 
+/// Targets with a planted bug begin with this.
+const PLANTED: &str = "planted_";
+
 /// What to fuzz, and how long.
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -55,7 +58,8 @@ fn every(seconds: u32, only: Option<&str>, tally: &mut Tally) -> Result<()> {
     };
     for target in targets()?.iter().filter(|target| only.is_none_or(|only| only == target.as_str())) {
         println!("\n=== fuzz {target}, {seconds} s");
-        tally.note(&format!("fuzz {target}"), fuzz(&programs.join(target), target, seconds));
+        let outcome = fuzz(&programs.join(target), target, seconds).and_then(|found| judge(target, found));
+        tally.note(&format!("fuzz {target}"), outcome);
     }
     Ok(())
 }
@@ -87,9 +91,26 @@ fn build() -> Result<PathBuf> {
     Ok(place.join(target).join("release"))
 }
 
-/// Findings and new corpus entries go under `target/fuzz`; the seeds in the repository are only read.
-fn fuzz(program: &Path, target: &str, seconds: u32) -> Result<()> {
+/// A target whose bug was planted must be found out; every other must be clean.
+fn judge(target: &str, found: Option<String>) -> Result<()> {
+    match (target.starts_with(PLANTED), found) {
+        (true, Some(_)) => {
+            println!("{target}: found, as it must be");
+            Ok(())
+        }
+        (true, None) => bail!("the planted bug was not found: fuzzing is blind"),
+        (false, Some(report)) => bail!("{report}"),
+        (false, None) => Ok(()),
+    }
+}
+
+/// Runs one target and returns the report of what it found, if anything. Findings and new corpus entries go under `target/fuzz`; the seeds in the repository are only read.
+fn fuzz(program: &Path, target: &str, seconds: u32) -> Result<Option<String>> {
     let found = paths::target().join("fuzz/corpus").join(target);
+    if target.starts_with(PLANTED) && found.exists() {
+        // Found anew each time, not remembered.
+        std::fs::remove_dir_all(&found)?;
+    }
     let artifacts = paths::target().join("fuzz/findings").join(target);
     std::fs::create_dir_all(&found)?;
     std::fs::create_dir_all(&artifacts)?;
@@ -115,13 +136,13 @@ fn fuzz(program: &Path, target: &str, seconds: u32) -> Result<()> {
         }
     }
     if !child.wait()?.success() {
-        bail!("{}\nthe input is in {}", tail.join("\n"), artifacts.display());
+        return Ok(Some(format!("{}\nthe input is in {}", tail.join("\n"), artifacts.display())));
     }
     println!("{target}: {} executions, {} edges covered, {} features", last.executions, last.edges, last.features);
     if last.executions == 0 || last.edges == 0 {
         bail!("nothing was executed or covered: the instrumentation is missing");
     }
-    Ok(())
+    Ok(None)
 }
 
 /// What libFuzzer says of itself: `#123456 pulse cov: 78 ft: 90 corp: ...`.
@@ -153,6 +174,14 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_planted_bug_must_be_found_and_no_other_may_be() {
+        assert!(judge("planted_bug", Some("crash".to_owned())).is_ok());
+        assert!(judge("planted_bug", None).is_err());
+        assert!(judge("spiffe_id", Some("crash".to_owned())).is_err());
+        assert!(judge("spiffe_id", None).is_ok());
+    }
 
     #[test]
     fn executions_and_coverage_are_read_from_libfuzzers_own_words() {

@@ -8,24 +8,31 @@
 //! ```
 //!
 //! The words after `Caught-by:` go to `cargo test`. They must pass on the tree as it is and fail, with a failed test and
-//! not with a compiler error, once the patch is applied to a copy.
+//! not with a compiler error, once the patch is applied to a copy. Each distinct command is tried once on the copy as it
+//! is; after that each mutant costs one build of what it changes.
 
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::tally::Tally;
+use crate::tally::{Tally, UNFINISHED};
 use crate::{paths, shell};
+
+/// Longest run of one command. A mutant that makes a test hang was not noticed by that test.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Runs every patch whose file name contains one of `filters` (all without a filter).
 pub(crate) fn run(filters: &[String], tally: &mut Tally) -> Result<()> {
     let patches = patches(filters)?;
     let copy = Copy::make()?;
+    copy.build_programs()?;
+    let mut unchanged = HashMap::new();
     for patch in &patches {
         let name = patch.file_name().unwrap_or_default().to_string_lossy().into_owned();
         println!("\n=== mutant {name}");
-        tally.note(&name, judge(&copy, patch));
+        tally.note(&name, judge(&copy, patch, &mut unchanged));
     }
     Ok(())
 }
@@ -56,26 +63,51 @@ fn header<'a>(patch: &'a str, key: &str) -> Result<&'a str> {
     Ok(value.trim())
 }
 
-fn judge(copy: &Copy, patch: &Path) -> Result<()> {
+/// `unchanged` holds, by command, what the copy says without any patch.
+fn judge(copy: &Copy, patch: &Path, unchanged: &mut HashMap<String, Tally>) -> Result<()> {
     let text = std::fs::read_to_string(patch)?;
     println!("removes {}", header(&text, "Removes")?);
-    let words: Vec<&str> = header(&text, "Caught-by")?.split_whitespace().collect();
-    copy.restore()?;
-    let before = copy.test(&words)?;
+    let command = header(&text, "Caught-by")?;
+    if !unchanged.contains_key(command) {
+        unchanged.insert(command.to_owned(), copy.test(command)?);
+    }
+    let before = &unchanged[command];
     ensure!(
         before.failed == 0 && before.passed > 0,
         "before the patch {} passed and {} failed: it proves nothing",
         before.passed,
         before.failed
     );
-    copy.apply(patch)?;
-    let after = copy.test(&words);
-    copy.restore()?;
+    let saved = copy.save(&text)?;
+    let after = copy.apply(patch).and_then(|()| {
+        if touches_programs(&text) {
+            copy.build_programs()?;
+        }
+        copy.test(command)
+    });
+    copy.put_back(&saved)?;
+    if touches_programs(&text) {
+        copy.build_programs()?;
+    }
     let after = after?;
-    let named = after.names.iter().filter(|name| !name.ends_with("(it did not run to its end)")).count();
-    ensure!(named > 0, "nobody noticed: {} passed, {} failed", after.passed, after.failed);
-    println!("caught by {}", after.names.join(", "));
+    let named: Vec<_> = after.names.iter().filter(|name| !name.ends_with(UNFINISHED)).map(String::as_str).collect();
+    ensure!(
+        !named.is_empty(),
+        "nobody noticed: {} passed{}",
+        after.passed,
+        if after.failed > 0 { ", and it does not build, or not come to its end" } else { "" }
+    );
+    println!("caught by {}", named.join(", "));
     Ok(())
+}
+
+/// The files that a patch changes.
+fn changed(patch: &str) -> impl Iterator<Item = &str> {
+    patch.lines().filter_map(|line| line.strip_prefix("+++ b/")).map(|file| file.split('\t').next().unwrap_or(file))
+}
+
+fn touches_programs(patch: &str) -> bool {
+    changed(patch).any(|file| file.starts_with("ebpf/"))
 }
 
 /// A copy of the tree's tracked and new files, built in a target folder of its own.
@@ -94,12 +126,12 @@ impl Copy {
             std::os::unix::fs::symlink(paths::target().join("tools"), tools)?;
         }
         let copy = Copy { place };
-        copy.restore()?;
+        copy.take()?;
         Ok(copy)
     }
 
-    /// Makes the copy equal to the tree again. Times are kept, so that only what differs is built again.
-    fn restore(&self) -> Result<()> {
+    /// Makes the copy equal to the tree. What is equal already is left alone, so that only what differs is built again.
+    fn take(&self) -> Result<()> {
         let listed = shell::output(shell::program("git").args([
             "ls-files",
             "--cached",
@@ -107,7 +139,7 @@ impl Copy {
             "--exclude-standard",
             "--deduplicate",
         ]))?;
-        let mut wanted = std::collections::HashSet::new();
+        let mut wanted = HashSet::new();
         for file in listed.lines() {
             let (from, to) = (paths::root().join(file), self.place.join(file));
             if !from.is_file() {
@@ -123,28 +155,55 @@ impl Copy {
         remove_others(&self.place, &wanted)
     }
 
+    /// What a patch is going to change, as it is now.
+    fn save(&self, patch: &str) -> Result<Vec<(PathBuf, Vec<u8>)>> {
+        let read = |file| {
+            let path = self.place.join(file);
+            let bytes = std::fs::read(&path).with_context(|| format!("the tree has no {file} any more"))?;
+            Ok((path, bytes))
+        };
+        changed(patch).map(read).collect()
+    }
+
+    fn put_back(&self, saved: &[(PathBuf, Vec<u8>)]) -> Result<()> {
+        for (path, bytes) in saved {
+            // Only what differs: a new time would mean another build.
+            if std::fs::read(path)? != *bytes {
+                std::fs::write(path, bytes)?;
+            }
+        }
+        Ok(())
+    }
+
     fn apply(&self, patch: &Path) -> Result<()> {
         let mut command = shell::program("patch");
-        command.current_dir(&self.place).args(["--strip=1", "--batch", "--forward", "--fuzz=0", "--input"]).arg(patch);
+        command.current_dir(&self.place).args(["--strip=1", "--batch", "--forward", "--fuzz=0"]);
+        command.args(["--no-backup-if-mismatch", "--reject-file=-", "--input"]).arg(patch);
         shell::output(&mut command).map(drop).context("the patch does not fit the tree any more")
     }
 
-    fn test(&self, words: &[&str]) -> Result<Tally> {
-        let programs = paths::target().join("mutants/build");
+    fn build_programs(&self) -> Result<()> {
         let mut xtask = shell::cargo();
         xtask.args(["run", "--quiet", "--package", "xtask", "--", "--yes", "build-ebpf"]);
-        shell::output(xtask.current_dir(&self.place).env("CARGO_TARGET_DIR", &programs))
-            .context("the BPF programs of the copy do not build")?;
-        let mut cargo = shell::cargo();
-        cargo.current_dir(&self.place).arg("test").args(words).stdin(Stdio::null());
-        cargo.env("CARGO_TARGET_DIR", &programs);
+        xtask.current_dir(&self.place).env("CARGO_TARGET_DIR", build_folder());
+        shell::output(&mut xtask).map(drop).context("the BPF programs of the copy do not build")
+    }
+
+    fn test(&self, words: &str) -> Result<Tally> {
+        let mut cargo = shell::program("timeout");
+        cargo.args(["--kill-after=10", &PATIENCE.as_secs().to_string(), "cargo", "test"]);
+        cargo.args(words.split_whitespace()).current_dir(&self.place).env("CARGO_TARGET_DIR", build_folder());
         let mut tally = Tally::default();
         tally.run("copy", &mut cargo)?;
         Ok(tally)
     }
 }
 
-fn remove_others(folder: &Path, wanted: &std::collections::HashSet<PathBuf>) -> Result<()> {
+fn build_folder() -> PathBuf {
+    paths::target().join("mutants/build")
+}
+
+fn remove_others(folder: &Path, wanted: &HashSet<PathBuf>) -> Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         if path.is_dir() {
@@ -168,5 +227,8 @@ mod tests {
         assert_eq!(header(patch, "Caught-by").unwrap(), "-p culvert-policy deny_");
         assert!(header(patch, "Reason").is_err());
         assert!(header("--- a/x\nRemoves: too late\n", "Removes").is_err());
+        assert_eq!(changed(patch).collect::<Vec<_>>(), ["x"]);
+        assert!(!touches_programs(patch));
+        assert!(touches_programs("--- a/ebpf/abi/src/lib.rs\n+++ b/ebpf/abi/src/lib.rs\n"));
     }
 }

@@ -7,6 +7,9 @@ use anyhow::{Context as _, Result};
 
 use crate::shell;
 
+/// How the name of what failed without a failed test ends.
+pub(crate) const UNFINISHED: &str = "(it did not run to its end)";
+
 /// Sums over all test programs that were run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
@@ -58,7 +61,7 @@ impl Tally {
         }
         if !child.wait()?.success() && self.failed == failed_before {
             self.failed += 1;
-            self.names.push(format!("{title} (it did not run to its end)"));
+            self.names.push(format!("{title} {UNFINISHED}"));
         }
         Ok(())
     }
