@@ -149,14 +149,27 @@ impl Pool {
     }
 
     /// Makes a fresh handshake with the peer of `route`, so that the streams of older tunnels to it may go on; gives
-    /// the end of the new proof. To be called for each key of [`Pool::unproven`] once per SVID lifetime.
+    /// the end of the new proof. To be called for each key of [`Pool::unproven`] after a rotation, and of
+    /// [`Pool::expiring`] in time before the end. A dial that is in flight already counts.
     pub async fn prove<D, F>(&self, route: &Route, dial: D) -> Result<SystemTime, OpenError>
     where
         D: FnOnce() -> F,
         F: Future<Output = io::Result<TcpStream>> + 'static,
     {
-        let (seated, _) = self.seat(route, &mut Some(dial)).await?;
-        Ok(seated.tunnel.until())
+        let turn = match self.inner.line_up(route)? {
+            Seat::Dial(turn) => {
+                self.inner.spawn_dial(route.clone(), dial());
+                turn
+            }
+            Seat::Wait(turn) => turn,
+            Seat::Taken(seated) => return Ok(seated.tunnel.until()),
+        };
+        match turn.await {
+            Ok(Turn::Seated(seated)) => Ok(seated.tunnel.until()),
+            Ok(Turn::Again) => self.inner.proven_until(&route.key).ok_or(OpenError::GoAway),
+            Ok(Turn::Failed(error)) => Err(error),
+            Err(_) => Err(OpenError::Draining),
+        }
     }
 
     /// The keys of `source` that carry streams on tunnels of an older generation than this one, and whose peers have
@@ -165,6 +178,12 @@ impl Pool {
         let groups = self.inner.groups.borrow();
         let of_source = groups.iter().filter(|(key, _)| key.source == *source);
         of_source.filter(|(_, group)| group.is_unproven(generation)).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// The keys that carry streams whose proof ends before `deadline`, because of our SVID or of the peer's.
+    pub fn expiring(&self, deadline: SystemTime) -> Vec<TunnelKey> {
+        let groups = self.inner.groups.borrow();
+        groups.iter().filter(|(_, group)| group.ends_before(deadline)).map(|(key, _)| key.clone()).collect()
     }
 
     /// Takes the tunnels whose key fits out of use: no new streams, open ones go on.

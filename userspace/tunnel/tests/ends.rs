@@ -258,6 +258,29 @@ fn one_connection_lives_through_five_rotations_when_the_peers_prove_themselves_a
 }
 
 #[test]
+fn a_peer_that_alone_has_a_new_svid_proves_itself_before_its_old_one_ends() {
+    worker(async {
+        let world = World::new().await;
+        world.serving.rotate(&world.ca, Duration::from_secs(3));
+        *world.node.local.borrow_mut() = world.serving.local();
+        let (mut carried, mut server) = connected(&world).await;
+        let soon = std::time::SystemTime::now() + Duration::from_secs(10);
+        let route = world.route();
+        assert!(world.pool.unproven(&route.key.source, route.generation).is_empty(), "our own SVID is in order");
+        assert_eq!(world.pool.expiring(soon), std::slice::from_ref(&route.key));
+        world.serving.rotate(&world.ca, HOUR);
+        *world.node.local.borrow_mut() = world.serving.local();
+        let until = world.pool.prove(&route, world.dial(route.key.address)).await.unwrap();
+        assert!(until > soon);
+        assert!(world.pool.expiring(soon).is_empty());
+        assert_eq!((world.pool.count().tunnels, world.pool.count().retired), (2, 1), "the older proof takes no more");
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        carried.app.write_all(b"x").await.unwrap();
+        assert_eq!(server.read_u8().await.unwrap(), b'x');
+    });
+}
+
+#[test]
 fn the_maximal_connection_age_cuts_a_connection_and_is_off_by_default() {
     worker(async {
         assert_eq!(Limits::default().max_connection_age, None);

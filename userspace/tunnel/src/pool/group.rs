@@ -1,6 +1,6 @@
 //! All tunnels of one key, and the queue for the next one.
 
-use std::{collections::VecDeque, rc::Rc};
+use std::{collections::VecDeque, rc::Rc, time::SystemTime};
 
 use tokio::sync::oneshot;
 
@@ -50,6 +50,11 @@ impl Group {
         if let Some(seated) = self.tunnels.iter().find_map(|tunnel| tunnel.try_seat(most)) {
             return Seat::Taken(seated);
         }
+        self.line_up()
+    }
+
+    /// A place in the queue for the next tunnel.
+    fn line_up(&mut self) -> Seat {
         let (turn, wait) = oneshot::channel();
         match &mut self.queue {
             Some(queue) => {
@@ -67,6 +72,20 @@ impl Group {
     pub(super) fn is_unproven(&self, generation: Generation) -> bool {
         let older = |t: &Rc<Tunnel>| t.peer.generation.is_older_than(generation) && t.streams() > 0;
         self.proven.is_older_than(generation) && self.tunnels.iter().any(older)
+    }
+
+    /// Whether streams live here on a proof that ends before `deadline`.
+    pub(super) fn ends_before(&self, deadline: SystemTime) -> bool {
+        self.tunnels.iter().any(|t| t.streams() > 0 && t.ended().is_none() && t.until() < deadline)
+    }
+
+    /// Adds a new tunnel. Those that prove less are retired: one of the two sides has a newer SVID now.
+    fn add(&mut self, tunnel: &Rc<Tunnel>) {
+        for older in self.tunnels.iter().filter(|t| t.peer.until < tunnel.peer.until) {
+            older.retire();
+        }
+        self.proven = tunnel.peer.generation;
+        self.tunnels.push(Rc::clone(tunnel));
     }
 
     pub(super) fn count(&self) -> PoolCount {
@@ -96,14 +115,26 @@ impl Inner {
         Ok(group.seat(route.generation, self.limits.max_streams))
     }
 
+    /// A place in the queue for a tunnel that is not made yet.
+    pub(super) fn line_up(&self, route: &Route) -> Result<Seat, OpenError> {
+        if self.draining.get() {
+            return Err(OpenError::Draining);
+        }
+        Ok(self.groups.borrow_mut().entry(route.key.clone()).or_default().line_up())
+    }
+
+    /// Until when the peer of this key has proven itself.
+    pub(super) fn proven_until(&self, key: &TunnelKey) -> Option<SystemTime> {
+        self.groups.borrow().get(key)?.tunnels.iter().map(|tunnel| tunnel.until()).max()
+    }
+
     /// A dial has ended: gives places to those who wait, in their order, or the failure to all.
     pub(super) fn dialled(&self, key: &TunnelKey, result: &Result<Rc<Tunnel>, OpenError>) {
         let queue = {
             let mut groups = self.groups.borrow_mut();
             let group = groups.entry(key.clone()).or_default();
             if let Ok(tunnel) = result {
-                group.tunnels.push(Rc::clone(tunnel));
-                group.proven = tunnel.peer.generation;
+                group.add(tunnel);
             }
             group.queue.take().unwrap_or_default()
         };
