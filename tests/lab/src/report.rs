@@ -61,10 +61,16 @@ pub fn operators_view() -> String {
     for name in netns {
         for words in ["-brief address", "rule show", "-6 rule show", "route show table all"] {
             let shown = shell::output(Command::new("ip").args(["-n", &name]).args(words.split(' ')));
-            section(&mut text, &format!("{name}: ip {words}"), shown);
+            section(&mut text, &format!("{name}: ip {words}"), shown.map(|shown| without_the_usual(&shown)));
         }
     }
     text
+}
+
+/// Leaves out what the kernel puts into the table `local` of every namespace.
+fn without_the_usual(shown: &str) -> String {
+    let usual = |line: &&str| !line.contains(" table local ");
+    shown.lines().filter(usual).collect::<Vec<_>>().join("\n")
 }
 
 fn tail(bytes: &[u8]) -> String {
