@@ -33,6 +33,7 @@ pub(crate) struct Life {
     /// Whether an unused tunnel is released (dialled ones; served ones are the peer's to keep).
     idles_out: bool,
     wound_down: bool,
+    squeezed: bool,
     ended_at: Option<Instant>,
 }
 
@@ -53,6 +54,7 @@ impl Life {
             limits,
             idles_out,
             wound_down: false,
+            squeezed: false,
             ended_at: None,
         }
     }
@@ -93,6 +95,20 @@ impl Life {
         }
         if let Some(held) = self.tunnel.window_correction() {
             self.conversation.set_window(self.limits.connection_window as usize + held);
+            self.squeeze(held);
+        }
+    }
+
+    /// Makes the windows of the streams small while the tunnel holds too much for slow readers.
+    fn squeeze(&mut self, held: usize) {
+        let window = match self.squeezed {
+            false if held >= self.limits.squeeze => self.limits.small_window,
+            true if held <= self.limits.squeeze / 2 => self.limits.stream_window,
+            _ => return,
+        };
+        // Refused while an earlier word is not acknowledged; then the next correction brings us here again.
+        if self.conversation.set_stream_window(window) {
+            self.squeezed = !self.squeezed;
         }
     }
 

@@ -14,6 +14,11 @@ pub struct Limits {
     pub stream_window: u32,
     /// Bytes that a peer may have in flight on a tunnel, besides those held for slow readers.
     pub connection_window: u32,
+    /// Bytes held for slow readers of one tunnel from which on its streams get [`Limits::small_window`] only. At four
+    /// times as many, streams that hold more than that end as `memory_pressure`: the peer ignores the smaller window.
+    pub squeeze: usize,
+    /// The stream window of a tunnel that holds too much, in bytes.
+    pub small_window: u32,
     /// Largest frame accepted (`SETTINGS_MAX_FRAME_SIZE`), in bytes.
     pub max_frame: u32,
     /// Bytes of one stream that may wait in the tunnel to be sent.
@@ -46,6 +51,8 @@ impl Default for Limits {
         Self {
             stream_window: 4 * MIB,
             connection_window: 16 * MIB,
+            squeeze: 32 * MIB as usize,
+            small_window: 256 * KIB,
             max_frame: MIB,
             send_buffer: 256 * KIB as usize,
             server_header_list: 64 * KIB,

@@ -140,7 +140,9 @@ impl Pool {
                 }
                 Err(unanswered(error))
             }
-            Ok(Ok(Answer { status: 200, baggage, stream })) => Ok(TunnelStream::new(seated, stream, baggage)),
+            Ok(Ok(Answer { status: 200, baggage, stream })) => {
+                Ok(TunnelStream::new(seated, stream, baggage, &self.inner.limits))
+            }
             Ok(Ok(Answer { status, mut stream, .. })) => {
                 stream.reset(code::CANCEL);
                 Err(OpenError::Refused(status))

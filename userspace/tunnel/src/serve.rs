@@ -113,7 +113,7 @@ impl Server {
         let tunnel = Tunnel::new(peer, proof, None);
         let _entered = self.enter(local, &tunnel);
         let life = Life::new(Rc::clone(&tunnel), conversation, self.inner.limits.clone(), false);
-        serve_requests(life, tunnel, inbound).await
+        self.serve_requests(life, tunnel, inbound).await
     }
 
     async fn begin(&self, tcp: TcpStream, local: &Local) -> Result<(Peer, Box<dyn Conversation>), ServeError> {
@@ -131,6 +131,27 @@ impl Server {
             tunnel.retire();
         }
         Entered { inner: Rc::clone(&self.inner), tunnel: Rc::clone(tunnel) }
+    }
+
+    async fn serve_requests<I: Inbound>(
+        &self,
+        mut life: Life,
+        tunnel: Rc<Tunnel>,
+        inbound: Rc<I>,
+    ) -> Result<(), ServeError> {
+        while let Some(step) = life.next().await {
+            match step.map_err(ServeError::Tunnel)? {
+                Asked::Connect(request, responder) => {
+                    let offer = Offer::new(*request, tunnel.seat(), responder, self.inner.limits.clone());
+                    spawn_local(Rc::clone(&inbound).offered(offer));
+                }
+                Asked::Malformed(why) => inbound.malformed(&tunnel.peer, why),
+            }
+        }
+        match tunnel.ended() {
+            Some(why) => Err(ServeError::Tunnel(why)),
+            None => Ok(()),
+        }
     }
 
     /// Sends GOAWAY on the tunnels that fit: the peer opens no new streams on them, open ones go on.
@@ -171,22 +192,6 @@ impl Server {
         for tunnel in fitting {
             act(&tunnel);
         }
-    }
-}
-
-async fn serve_requests<I: Inbound>(mut life: Life, tunnel: Rc<Tunnel>, inbound: Rc<I>) -> Result<(), ServeError> {
-    while let Some(step) = life.next().await {
-        match step.map_err(ServeError::Tunnel)? {
-            Asked::Connect(request, responder) => {
-                let offer = Offer::new(*request, tunnel.seat(), responder);
-                spawn_local(Rc::clone(&inbound).offered(offer));
-            }
-            Asked::Malformed(why) => inbound.malformed(&tunnel.peer, why),
-        }
-    }
-    match tunnel.ended() {
-        Some(why) => Err(ServeError::Tunnel(why)),
-        None => Ok(()),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::{
     connect::Baggage,
     error::StreamError,
     key::Peer,
+    limits::Limits,
     tunnel::Seated,
     wire::{WireStream, code},
 };
@@ -23,13 +24,25 @@ pub struct TunnelStream {
     answer: Baggage,
     /// Received and not delivered, in bytes.
     held: usize,
+    /// What this stream may hold even when its tunnel holds more than `hard_limit`, in bytes.
+    allowance: usize,
+    hard_limit: usize,
     recv_done: bool,
     send_done: bool,
 }
 
 impl TunnelStream {
-    pub(crate) fn new(seated: Seated, wire: Box<dyn WireStream>, answer: Baggage) -> Self {
-        Self { seated, wire, answer, held: 0, recv_done: false, send_done: false }
+    pub(crate) fn new(seated: Seated, wire: Box<dyn WireStream>, answer: Baggage, limits: &Limits) -> Self {
+        Self {
+            seated,
+            wire,
+            answer,
+            held: 0,
+            allowance: limits.small_window as usize,
+            hard_limit: limits.squeeze * 4,
+            recv_done: false,
+            send_done: false,
+        }
     }
 
     /// Who is at the other end of the tunnel.
@@ -63,6 +76,9 @@ impl TunnelStream {
                 self.held += data.len();
                 self.seated.tunnel.hold(data.len());
                 self.recv_done = self.wire.is_recv_done();
+                if self.held > self.allowance && self.seated.tunnel.held() > self.hard_limit {
+                    return Poll::Ready(Some(Err(StreamError::Ended("memory_pressure"))));
+                }
             }
             Poll::Ready(None) => self.recv_done = true,
             Poll::Ready(Some(Err(_))) | Poll::Pending => {}

@@ -154,6 +154,11 @@ impl Tunnel {
         self.check_window();
     }
 
+    /// What all streams hold, in bytes.
+    pub(crate) fn held(&self) -> usize {
+        self.held.get()
+    }
+
     /// Counts bytes that were delivered.
     pub(crate) fn let_go(&self, bytes: usize) {
         self.held.set(self.held.get().saturating_sub(bytes));

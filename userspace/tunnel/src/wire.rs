@@ -43,6 +43,10 @@ pub(crate) trait Conversation {
     /// Lets the peer have this many bytes in flight over all streams, what is held for slow readers included.
     fn set_window(&mut self, bytes: usize);
 
+    /// Lets the peer send so much on each stream before it is taken, on open streams too. False when that cannot be
+    /// said now, because the last such word is not acknowledged.
+    fn set_stream_window(&mut self, bytes: u32) -> bool;
+
     /// Tells the peer to open no more streams; the conversation ends with the last one.
     fn wind_down(&mut self);
 }

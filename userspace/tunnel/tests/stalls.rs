@@ -5,7 +5,7 @@ mod support;
 
 use std::{sync::Arc, time::Duration};
 
-use culvert_tunnel::Meter;
+use culvert_tunnel::{End, Limits, Meter};
 use support::{Carried, Pattern, World, application, until, worker};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -173,6 +173,53 @@ fn many_small_messages_to_a_stalled_reader_do_not_cost_the_tunnel() {
         server.read_to_end(&mut got).await.unwrap();
         assert_eq!(got.len() as u64, sent);
         assert!(got.iter().all(|b| *b == 9));
+    });
+}
+
+#[test]
+fn a_tunnel_that_holds_too_much_gives_its_streams_less_until_it_is_emptied() {
+    worker(async {
+        let serving = Limits { squeeze: 3 << 20, ..Limits::default() };
+        let world = World::with(Limits::default(), serving).await;
+        let mut stalled = stalled(&world).await;
+        let held =
+            |n: usize, carried: &Carried| carried.meter.sent() - world.node.inbound.meters.borrow()[n].received();
+        let total: u64 = stalled.iter().enumerate().map(|(n, (carried, _))| held(n, carried)).sum();
+        // One had its whole window; seven have a small one, and what waits on the sending side.
+        assert!(total <= WINDOW + SLACK + 7 * ((256 << 10) + SLACK), "{total}");
+        echo_works(&world, 6 << 20).await;
+        // When the readers have caught up there is room again.
+        for (carried, server) in &mut stalled {
+            let target = carried.meter.sent();
+            let mut got = 0;
+            let mut scratch = vec![0; 1 << 20];
+            while got < target {
+                got += server.read(&mut scratch).await.unwrap() as u64;
+            }
+        }
+        let (carried, _server) = &mut stalled[0];
+        flood(&mut carried.app, &carried.meter).await;
+        assert!(held(0, &stalled[0].0) >= WINDOW / 2);
+    });
+}
+
+#[test]
+fn a_stream_that_fills_its_tunnel_in_spite_of_a_smaller_window_is_ended() {
+    worker(async {
+        let serving = Limits { squeeze: 256 << 10, ..Limits::default() };
+        let world = World::with(Limits::default(), serving).await;
+        let (address, mut connections) = application().await;
+        let mut neighbour = world.carry(address).await;
+        let mut neighbour_server = connections.recv().await.unwrap();
+        let mut carried = world.carry(address).await;
+        let _server = connections.recv().await.unwrap();
+        let flood =
+            timeout(Duration::from_secs(10), async { while carried.app.write_all(&[1; 65_536]).await.is_ok() {} });
+        flood.await.expect("the flood is cut");
+        until("the serving side has ended it", || world.node.inbound.totals.borrow().len() == 1).await;
+        assert_eq!(world.node.inbound.totals.borrow()[0].end, End::Revoked("memory_pressure"));
+        neighbour.app.write_all(b"x").await.unwrap();
+        assert_eq!(neighbour_server.read_u8().await.unwrap(), b'x');
     });
 }
 

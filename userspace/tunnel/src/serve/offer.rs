@@ -12,6 +12,7 @@ use crate::{
     connect::{Baggage, ConnectRequest},
     error::StreamError,
     key::Peer,
+    limits::Limits,
     stream::TunnelStream,
     tunnel::Seated,
     wire::Responder,
@@ -44,12 +45,13 @@ pub struct Offer {
     request: ConnectRequest,
     waiting: Option<(Seated, Box<dyn Responder>)>,
     peer: std::rc::Rc<Peer>,
+    limits: Limits,
 }
 
 impl Offer {
-    pub(super) fn new(request: ConnectRequest, seated: Seated, responder: Box<dyn Responder>) -> Self {
+    pub(super) fn new(request: ConnectRequest, seated: Seated, responder: Box<dyn Responder>, limits: Limits) -> Self {
         let peer = std::rc::Rc::clone(&seated.tunnel.peer);
-        Self { request, waiting: Some((seated, responder)), peer }
+        Self { request, waiting: Some((seated, responder)), peer, limits }
     }
 
     /// What is asked.
@@ -87,7 +89,7 @@ impl Offer {
             return Err(why);
         }
         let wire = responder.accept(about)?;
-        Ok((app, TunnelStream::new(seated, wire, Baggage::default())))
+        Ok((app, TunnelStream::new(seated, wire, Baggage::default(), &self.limits)))
     }
 
     /// Answers with a refusal.

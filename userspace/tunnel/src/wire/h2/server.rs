@@ -76,6 +76,10 @@ where
         self.connection.set_target_window_size(window(bytes));
     }
 
+    fn set_stream_window(&mut self, bytes: u32) -> bool {
+        self.connection.set_initial_window_size(bytes).is_ok()
+    }
+
     fn wind_down(&mut self) {
         self.connection.graceful_shutdown();
     }
