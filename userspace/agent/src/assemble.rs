@@ -26,6 +26,9 @@ use crate::{
     worker::{Shared, Workers},
 };
 
+/// Longest wait for connections that were reset at the end.
+const LAST: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Runs the agent until it is told to stop. Must be called before any thread is made.
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
     harden::forbid_dumps()?;
@@ -191,7 +194,11 @@ impl Running {
             tokio::join!(self.workers.drain(), tasks::until_quiet(&self.enroller));
         };
         if tokio::time::timeout(settings.drain, quiet).await.is_err() {
-            tracing::info!("connections are still open and will be reset");
+            tracing::info!("connections that are still open are reset");
+            for pod in self.enroller.pods() {
+                pod.live.revoke_where(|_| Some("draining"));
+            }
+            let _ = tokio::time::timeout(LAST, tasks::until_quiet(&self.enroller)).await;
         }
         if settings.withdraw_on_exit {
             for pod in self.enroller.pods() {

@@ -198,12 +198,7 @@ impl Enroller {
         let uid = WorkloadUid::new(uid);
         let record = self.record(&uid).await?;
         let identity = record.identity().ok_or(EnrolError::BadIdentity)?;
-        let inode = inode_of(&netns);
-        let held = self.held().get(&uid).filter(|held| held.netns_inode == inode).map(|held| held.pod.clone());
-        let pod = match held.filter(|pod| *pod.identity() == identity) {
-            Some(pod) => pod,
-            None => self.capture(&record, identity.clone(), netns).await?,
-        };
+        let pod = self.capture(&record, identity.clone(), netns).await?;
         self.wait_for_svid(&identity).await?;
         Ok(Enrolled { addresses: pod.addresses.clone(), identity })
     }
@@ -259,6 +254,9 @@ impl Enroller {
         netns: OwnedFd,
     ) -> Result<Arc<Pod>, EnrolError> {
         let _changing = self.changing.lock().await;
+        if let Some(pod) = self.same(record, &identity, inode_of(&netns)) {
+            return Ok(pod);
+        }
         let uid = record.uid.as_str().to_owned();
         // The key is made and the CSR on its way while the kernel side is set up.
         let local = self.parts.keeper.hold(&identity, &uid);
@@ -268,18 +266,31 @@ impl Enroller {
         let captured = match blocking(move || redirect.enrol(&name, netns, wanted)).await? {
             Ok(captured) => captured,
             Err(error) => {
-                if !self.held().contains_key(&record.uid) {
-                    self.parts.keeper.release(&uid);
-                }
+                self.release_unheld(&record.uid);
                 return Err(error.into());
             }
         };
         if !record.addresses.is_empty() && !record.addresses.iter().any(|own| captured.addresses.contains(own)) {
             // Stays captured and closed: nothing of it may leave under a name that is not proven to be its own.
+            self.release_unheld(&record.uid);
             return Err(EnrolError::AddressMismatch);
         }
         self.write_down(&captured)?;
         Ok(self.hold(record, captured, settings, local))
+    }
+
+    /// The pod, if it is held already as just that.
+    fn same(&self, record: &Workload, identity: &SpiffeId, inode: u64) -> Option<Arc<Pod>> {
+        let held = self.held();
+        let held = held.get(&record.uid).filter(|held| held.netns_inode == inode)?;
+        Some(held.pod.clone()).filter(|pod| pod.identity() == identity)
+    }
+
+    /// A pod that could not be held has no identity either.
+    fn release_unheld(&self, uid: &WorkloadUid) {
+        if !self.held().contains_key(uid) {
+            self.parts.keeper.release(uid.as_str());
+        }
     }
 
     fn write_down(&self, captured: &PodRedirect) -> Result<(), EnrolError> {

@@ -1,6 +1,14 @@
 //! One consistent state of the mesh: roster, policies and settings of one generation, immutable once published.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwapOption;
 use culvert_identity::TrustDomain;
@@ -62,11 +70,12 @@ pub fn policy_settings(mesh: &Mesh) -> MeshSettings {
 pub struct Current {
     snapshot: ArcSwapOption<Snapshot>,
     generation: watch::Sender<u64>,
+    recovered: AtomicBool,
 }
 
 impl Default for Current {
     fn default() -> Self {
-        Self { snapshot: ArcSwapOption::empty(), generation: watch::Sender::new(0) }
+        Self { snapshot: ArcSwapOption::empty(), generation: watch::Sender::new(0), recovered: AtomicBool::new(false) }
     }
 }
 
@@ -80,6 +89,20 @@ impl Current {
     pub fn set(&self, snapshot: Arc<Snapshot>) {
         self.snapshot.store(Some(snapshot));
         self.generation.send_modify(|count| *count += 1);
+    }
+
+    /// The pods of a former agent have been looked for.
+    pub fn set_recovered(&self) {
+        self.recovered.store(true, Ordering::Release);
+    }
+
+    /// Why the agent does not take over the node's pods yet; nothing when it does.
+    pub fn unready(&self) -> Option<&'static str> {
+        match (self.snapshot.load().is_some(), self.recovered.load(Ordering::Acquire)) {
+            (false, _) => Some("not_synced"),
+            (true, false) => Some("recovering"),
+            (true, true) => None,
+        }
     }
 
     /// Tells of each change.

@@ -23,11 +23,16 @@ pub(crate) fn baggage(workload: &Workload) -> Baggage {
     }
 }
 
-/// Counts the result of opening a stream. A stream on a tunnel that stood already costs no handshake, so only failures
-/// and the time to the answer are counted here.
-pub(crate) fn dialled(metrics: &Metrics, opened: &Result<TunnelStream, OpenError>, took: Duration) {
+/// Counts the result of opening a stream; `fresh` when a tunnel was dialled for it.
+pub(crate) fn dialled(metrics: &Metrics, opened: &Result<TunnelStream, OpenError>, took: Duration, fresh: bool) {
     match opened {
-        Ok(_) => metrics.own.connect_seconds.observe(took),
+        Ok(stream) => {
+            metrics.own.connect_seconds.observe(took);
+            if fresh {
+                metrics.own.handshake("outbound", "ok");
+                metrics.own.group(stream.peer().key_exchange);
+            }
+        }
         Err(OpenError::Handshake(error)) => metrics.own.handshake("outbound", error.reason()),
         Err(_) => {}
     }

@@ -41,9 +41,9 @@ fn answer<B>(request: &Request<B>, metrics: &Metrics, current: &Current) -> Resp
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/metrics" | "/stats/prometheus") => respond(StatusCode::OK, OPEN_METRICS, metrics.text()),
-        (&Method::GET, "/healthz/ready") => match current.get() {
-            Some(_) => respond(StatusCode::OK, "text/plain", "ready\n".to_owned()),
-            None => respond(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "not_synced: no state yet\n".to_owned()),
+        (&Method::GET, "/healthz/ready") => match current.unready() {
+            None => respond(StatusCode::OK, "text/plain", "ready\n".to_owned()),
+            Some(reason) => respond(StatusCode::SERVICE_UNAVAILABLE, "text/plain", format!("{reason}\n")),
         },
         _ => respond(StatusCode::NOT_FOUND, "text/plain", "/metrics or /healthz/ready\n".to_owned()),
     }

@@ -1,6 +1,11 @@
 //! Small tasks of the main runtime: signals, rotations, kernel events.
 
-use std::{collections::HashMap, io, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use culvert_mtls::TrustBundles;
 use culvert_redirect::Redirect;
@@ -8,7 +13,7 @@ use culvert_tunnel::Generation;
 use culvert_workload::WorkloadUid;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{enrol::Enroller, metrics::Metrics, worker::Workers};
+use crate::{enrol::Enroller, metrics::Metrics, pod::Pod, worker::Workers};
 
 /// How often SVIDs and bundles are looked at for changes.
 const LOOK: Duration = Duration::from_millis(500);
@@ -40,7 +45,7 @@ pub(super) async fn rotations(
     bundles: TrustBundles,
     metrics: Arc<Metrics>,
 ) {
-    let mut known: HashMap<WorkloadUid, Generation> = HashMap::new();
+    let mut known: HashMap<WorkloadUid, Looked> = HashMap::new();
     let mut of_bundles = bundles.generation();
     loop {
         tokio::time::sleep(LOOK).await;
@@ -49,17 +54,36 @@ pub(super) async fn rotations(
         known.retain(|uid, _| pods.iter().any(|pod| pod.uid == *uid));
         for pod in &pods {
             let now = pod.serving_generation();
-            let before = known.insert(pod.uid.clone(), now);
-            if before.is_some_and(|before| before != now) || (!same_bundles && before.is_some()) {
+            let looked = known.entry(pod.uid.clone()).or_insert_with(|| Looked { generation: now, at: Instant::now() });
+            if looked.generation != now || !same_bundles || looked.at.elapsed() > period(pod) {
+                *looked = Looked { generation: now, at: Instant::now() };
                 workers.rotated(pod);
             }
         }
+        metrics.own.tunnels.set(tunnels(&workers).await);
         let first = enroller.keeper().statuses().into_iter().filter_map(|(_, _, status)| status.not_after).min();
         if let Some(end) = first {
             let left = end.duration_since(std::time::SystemTime::now()).map_or(0, |left| left.as_secs());
             metrics.own.svid_expiry.set(i64::try_from(left).unwrap_or(i64::MAX));
         }
     }
+}
+
+/// When a pod's tunnels were last looked at, and what they should have been made with.
+struct Looked {
+    generation: Generation,
+    at: Instant,
+}
+
+/// Often enough that a proof which is about to end is made anew in time, whoever's SVID it is that ends.
+fn period(pod: &Pod) -> Duration {
+    let life = pod.local.credentials().ok().and_then(|held| held.not_after().duration_since(held.not_before()).ok());
+    life.map_or(LOOK, |life| (life / 12).max(LOOK))
+}
+
+async fn tunnels(workers: &Workers) -> i64 {
+    let count = workers.count().await;
+    i64::try_from(count.dialled + count.served).unwrap_or(i64::MAX)
 }
 
 /// Logs what the kernel has dropped.

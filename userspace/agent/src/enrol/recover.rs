@@ -26,6 +26,7 @@ impl Enroller {
         let mut warned = HashSet::new();
         loop {
             let left = self.round(&mut warned).await;
+            self.parts.shared.current.set_recovered();
             if left == 0 {
                 return;
             }

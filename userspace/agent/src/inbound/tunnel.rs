@@ -44,13 +44,11 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     let Accepted { io, pod, mut outcome, slot, .. } = accepted;
     outcome.record.transport = Transport::Hbone;
     let served = Rc::new(Served { worker: worker.clone(), pod: pod.clone(), outcome: RefCell::new(Some(outcome)) });
-    worker.shared.metrics.own.tunnels.inc();
     let result = tokio::select! {
         biased;
         () = pod.gone.cancelled() => Err(None),
         result = worker.server.serve(io, &local, served.clone()) => result.map_err(Some),
     };
-    worker.shared.metrics.own.tunnels.dec();
     drop(slot);
     let pending = served.outcome.borrow_mut().take();
     match (result, pending) {

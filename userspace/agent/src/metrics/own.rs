@@ -63,6 +63,8 @@ pub struct Own {
     pub rotations: Counter,
     /// Failed attempts to renew, by reason.
     pub rotation_failures: Family<Word, Counter>,
+    /// Seconds from asking for a certificate to having it.
+    pub issue_seconds: HistogramOf,
     /// Seconds until the first SVID of this node ends (negative: it has).
     pub svid_expiry: Gauge,
     /// Packets that the guard dropped, by its reason, as read from the kernel.
@@ -147,6 +149,7 @@ impl Own {
         sub.register("refusals", "Connections that did not end well, by reason", own.refusals.clone());
         sub.register("svid_rotations", "Successful renewals", own.rotations.clone());
         sub.register("svid_rotation_failures", "Failed renewals by reason", own.rotation_failures.clone());
+        sub.register_with_unit("svid_issue", "From asking to having", seconds.clone(), own.issue_seconds.0.clone());
         sub.register_with_unit("svid_expiry", "Until the first SVID ends", seconds, own.svid_expiry.clone());
         sub.register("guard_drops", "Packets dropped by the guard, as counted by the kernel", own.guard_drops.clone());
         sub.register("pods_enrolled", "Enrolled pods", own.pods.clone());

@@ -1,6 +1,6 @@
 //! Takes the ways that were authorized, one after the other, until one leads somewhere.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{cell::Cell, io, net::SocketAddr, time::Duration};
 
 use culvert_identity::SpiffeId;
 use culvert_mtls::{Expected, Refusal};
@@ -17,7 +17,7 @@ use crate::{
     accepted::Accepted,
     carried::{self, Legs},
     live::{Ground, Listed, Live},
-    outcome::{Blame, Step, Transport},
+    outcome::{Blame, Ending, Step, Transport},
     pod::Pod,
     telemetry,
     worker::Worker,
@@ -142,13 +142,22 @@ pub(super) async fn dial(worker: &Worker, authorized: Authorized) -> Option<Tunn
                         continue;
                     }
                 }
-                let (step, blame, reason) = (error.step(), error.blame(), error.reason());
-                accepted.fail(step, blame, reason, &error);
+                end(accepted, &error, &listed);
                 return None;
             }
         }
     }
     None
+}
+
+fn end(accepted: Accepted, error: &DialError, listed: &Listed) {
+    match error {
+        DialError::Revoked(reason) => {
+            let decided = carried::decided(reason, listed.live());
+            accepted.outcome.end(Ending::Revoked(decided));
+        }
+        error => accepted.fail(error.step(), error.blame(), error.reason(), error),
+    }
 }
 
 /// Goes one way, unless the connection is revoked meanwhile.
@@ -196,16 +205,21 @@ async fn tunnel(
     let gate = SocketAddr::new(address.ip(), HBONE_PORT);
     let route = route(&accepted.pod, accepted.peer, workload, gate, identity).map_err(DialError::NoCredentials)?;
     let request = request(accepted, address);
-    let begun = tokio::time::Instant::now();
-    let dial = || dialler(accepted.pod.netns.clone(), gate);
+    let (begun, fresh) = (tokio::time::Instant::now(), Cell::new(false));
+    let dial = || {
+        fresh.set(true);
+        dialler(accepted.pod.netns.clone(), gate)
+    };
     let opened = worker.pool.open(&route, &request, dial).await;
-    telemetry::dialled(&worker.shared.metrics, &opened, begun.elapsed());
-    let stream = opened.map_err(|error| DialError::Tunnel(error, gate))?;
-    let record = &mut accepted.outcome.record;
-    record.src.identity = Some(accepted.pod.identity().as_str().into());
-    record.dst.identity = Some(stream.peer().identity.as_str().into());
-    record.identity_from = "handshake".into();
-    Ok(Far::Stream(stream))
+    telemetry::dialled(&worker.shared.metrics, &opened, begun.elapsed(), fresh.get());
+    // An answer comes over a tunnel, and there is none without the identity that was asked for.
+    if matches!(opened, Ok(_) | Err(OpenError::Refused(_) | OpenError::AnswerTimeout | OpenError::Reset(_))) {
+        let record = &mut accepted.outcome.record;
+        record.src.identity = Some(accepted.pod.identity().as_str().into());
+        record.dst.identity = Some(identity.as_str().into());
+        record.identity_from = "handshake".into();
+    }
+    opened.map(Far::Stream).map_err(|error| DialError::Tunnel(error, gate))
 }
 
 /// Makes the wire leg of a tunnel in the pod's netns.

@@ -1,7 +1,11 @@
 //! After a rotation: tunnels with the former credentials take no new stream, and peers prove themselves anew so that
 //! open streams may go on.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use culvert_mtls::Expected;
 use culvert_tunnel::{Route, TunnelKey};
@@ -12,7 +16,7 @@ use crate::{pod::Pod, worker::Worker};
 /// Attempts to prove a peer again, with doubling pauses between them.
 const ATTEMPTS: u32 = 6;
 
-/// The pod has newer credentials, or bundles have changed: retire what was made with older ones, prove what is open.
+/// The pod has newer credentials, or bundles have changed, or it is time to look: retire what was made with older ones, prove what is open.
 pub(crate) async fn rotate(worker: Rc<Worker>, pod: Arc<Pod>) {
     let serving = pod.serving_generation();
     worker.server.retire(|local, peer| {
@@ -25,9 +29,23 @@ pub(crate) async fn rotate(worker: Rc<Worker>, pod: Arc<Pod>) {
         let unproven = worker.pool.unproven(pod.identity(), generation);
         keys.extend(unproven.into_iter().filter(|key| key.destination.trust_domain_str() == domain.as_str()));
     }
+    if let Some(deadline) = deadline(&pod) {
+        let expiring = worker.pool.expiring(deadline);
+        keys.extend(expiring.into_iter().filter(|key| key.source == *pod.identity()));
+    }
+    keys.sort_by_key(|key| (key.address, key.peer.clone()));
+    keys.dedup();
     for key in keys.into_iter().filter(|key| pod.addresses.contains(&key.from)) {
         tokio::task::spawn_local(prove(worker.clone(), pod.clone(), key));
     }
+}
+
+/// Proofs that end before this are made anew: what is left of a third of our SVID's life. The peer, which renews at
+/// half of its own, has a newer SVID to show by then.
+fn deadline(pod: &Pod) -> Option<SystemTime> {
+    let credentials = pod.local.credentials().ok()?;
+    let life = credentials.not_after().duration_since(credentials.not_before()).ok()?;
+    Some(SystemTime::now() + life / 3)
 }
 
 async fn prove(worker: Rc<Worker>, pod: Arc<Pod>, key: TunnelKey) {

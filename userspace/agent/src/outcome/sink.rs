@@ -96,6 +96,8 @@ fn log(record: &Record) {
     match record.outcome {
         Kind::Closed | Kind::Revoked => line!(info, record, "connection complete"),
         Kind::Denied => line!(info, record, "connection refused"),
+        // Applications reset connections all day long.
+        Kind::Failed if record.step == Some(Step::Splice) => line!(info, record, "connection complete"),
         Kind::Failed => line!(warn, record, "connection failed"),
         Kind::Abandoned => line!(error, record, "connection abandoned"),
     }
