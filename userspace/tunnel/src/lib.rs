@@ -30,7 +30,7 @@ pub use handshake::HandshakeError;
 pub use key::{Generation, Local, Peer, Route, TunnelKey};
 pub use limits::Limits;
 pub use meter::Meter;
-pub use pool::{Pool, PoolCount};
+pub use pool::{DialWatch, Pool, PoolCount};
 pub use proofs::Proofs;
 pub use revoke::{Revocation, Revoker, revocation};
 pub use serve::{Inbound, Malformed, Offer, Refusal, Server};

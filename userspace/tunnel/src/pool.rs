@@ -11,7 +11,7 @@ use std::{
     io,
     rc::Rc,
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use culvert_identity::SpiffeId;
@@ -20,7 +20,7 @@ use tokio::{net::TcpStream, time::timeout};
 use crate::{
     connect::ConnectRequest,
     error::{OpenError, StreamError},
-    key::{Generation, Route, TunnelKey},
+    key::{Generation, Peer, Route, TunnelKey},
     limits::Limits,
     proofs::Proofs,
     stream::TunnelStream,
@@ -40,9 +40,16 @@ pub struct Pool {
     inner: Rc<Inner>,
 }
 
+/// Is told of each dial; for metrics. Calls come from the worker's own thread.
+pub trait DialWatch: 'static {
+    /// A dial has ended: who the peer has proven to be, or why there is no tunnel. `took` covers TCP and TLS.
+    fn dialled(&self, route: &Route, result: Result<&Peer, &OpenError>, took: Duration);
+}
+
 struct Inner {
     limits: Limits,
     proofs: Arc<Proofs>,
+    watch: Option<Rc<dyn DialWatch>>,
     groups: RefCell<HashMap<TunnelKey, Group>>,
     draining: Cell<bool>,
 }
@@ -63,7 +70,16 @@ pub struct PoolCount {
 impl Pool {
     /// An empty pool. `proofs` is shared by all workers of the agent.
     pub fn new(limits: Limits, proofs: Arc<Proofs>) -> Self {
-        let inner = Inner { limits, proofs, groups: RefCell::default(), draining: Cell::new(false) };
+        Self::build(limits, proofs, None)
+    }
+
+    /// The same, with somebody who is told of each dial.
+    pub fn with_watch(limits: Limits, proofs: Arc<Proofs>, watch: Rc<dyn DialWatch>) -> Self {
+        Self::build(limits, proofs, Some(watch))
+    }
+
+    fn build(limits: Limits, proofs: Arc<Proofs>, watch: Option<Rc<dyn DialWatch>>) -> Self {
+        let inner = Inner { limits, proofs, watch, groups: RefCell::default(), draining: Cell::new(false) };
         Self { inner: Rc::new(inner) }
     }
 

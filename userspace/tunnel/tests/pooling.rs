@@ -5,7 +5,9 @@ mod support;
 
 use std::{cell::Cell, io, rc::Rc, time::Duration};
 
-use culvert_tunnel::{Authority, Blame, ConnectRequest, Limits, OpenError, Refusal};
+use culvert_tunnel::{
+    Authority, Blame, ConnectRequest, DialWatch, Limits, OpenError, Peer, Pool, Proofs, Refusal, Route,
+};
 use futures::future::join_all;
 use support::{Ca, Identity, Node, SERVER, World, application, id, pair, until, worker};
 use tokio::{
@@ -115,6 +117,33 @@ fn a_dial_that_takes_too_long_fails_as_connect_timeout_and_a_handshake_as_its_ow
         let (near, _silent) = pair().await;
         let error = world.pool.open(&route, &request, || async { Ok(near) }).await.unwrap_err();
         assert_eq!((error.reason(), error.blame()), ("handshake_timeout", Blame::Network));
+    });
+}
+
+#[test]
+fn a_watch_is_told_of_each_dial_and_its_end() {
+    #[derive(Default)]
+    struct Seen(std::cell::RefCell<Vec<Result<String, &'static str>>>);
+    impl DialWatch for Seen {
+        fn dialled(&self, _route: &Route, result: Result<&Peer, &OpenError>, _took: Duration) {
+            let result = result.map(|peer| peer.identity.to_string()).map_err(OpenError::reason);
+            self.0.borrow_mut().push(result);
+        }
+    }
+    worker(async {
+        let world = World::new().await;
+        let (address, _connections) = application().await;
+        let seen = Rc::new(Seen::default());
+        let pool = Pool::with_watch(Limits::default(), Proofs::new(), seen.clone());
+        let route = world.route();
+        let request = ConnectRequest::to(Authority::from(address));
+        let streams = join_all((0..3).map(|_| pool.open(&route, &request, world.dial(route.key.address)))).await;
+        assert!(streams.iter().all(Result::is_ok));
+        let mut elsewhere = route.clone();
+        elsewhere.key.peer = "uid-2".into();
+        let refused = || async { Err::<TcpStream, _>(io::ErrorKind::ConnectionRefused.into()) };
+        assert!(pool.open(&elsewhere, &request, refused).await.is_err());
+        assert_eq!(*seen.0.borrow(), [Ok(SERVER.to_owned()), Err("connect_failed")]);
     });
 }
 

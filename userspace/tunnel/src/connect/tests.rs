@@ -156,3 +156,69 @@ fn traceparents() {
     assert_eq!(random.to_string().len(), 55);
     assert_ne!(random, Traceparent::random());
 }
+
+/// Text of the characters that matter to these formats, in no order.
+fn scramble(seed: u64) -> String {
+    const PIECES: [&str; 24] = [
+        "for=",
+        "host=",
+        "\"",
+        "[",
+        "]",
+        ":",
+        ";",
+        ",",
+        "=",
+        ".",
+        "-",
+        "80",
+        "10.0.0.1",
+        "::1",
+        "%",
+        "é",
+        " ",
+        "\t",
+        "00-",
+        "k8s.pod.name",
+        "service.name",
+        "aaaaaaaa",
+        "0",
+        "\u{0}",
+    ];
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut text = String::new();
+    for _ in 0..seed % 40 {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        text.push_str(PIECES[(state % 24) as usize]);
+    }
+    text
+}
+
+#[test]
+fn whatever_is_read_can_be_written_and_read_again() {
+    let (mut authorities, mut forwarded, mut baggage) = (0, 0, 0);
+    for seed in 0..200_000 {
+        let text = scramble(seed);
+        for text in [text.clone(), format!("{text}:80"), format!("[{text}]:1")] {
+            if let Ok(authority) = Authority::parse(&text) {
+                authorities += 1;
+                assert_eq!(Authority::parse(&authority.to_string()), Ok(authority), "{text:?}");
+            }
+        }
+        let read = Forwarded::parse(&text);
+        if let Some(header) = read.to_header() {
+            forwarded += 1;
+            assert_eq!(Forwarded::parse(&header), read, "{text:?}");
+        }
+        let read = Baggage::parse([text.as_str()]);
+        if let Some(header) = read.to_header() {
+            baggage += 1;
+            // Values that the format cannot carry are left out, and no others.
+            assert_eq!(Baggage::parse([header.as_str()]).to_header(), Some(header), "{text:?}");
+        }
+        assert_eq!(Traceparent::parse(&text), None);
+    }
+    assert!(authorities > 100 && forwarded > 100 && baggage > 100, "{authorities} {forwarded} {baggage}");
+}

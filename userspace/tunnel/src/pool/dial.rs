@@ -27,7 +27,13 @@ impl Inner {
     {
         let inner = Rc::clone(self);
         spawn_local(async move {
-            match inner.dial(&route, socket).await {
+            let began = Instant::now();
+            let dialled = inner.dial(&route, socket).await;
+            if let Some(watch) = &inner.watch {
+                let result = dialled.as_ref().map(|(tunnel, _)| &*tunnel.peer);
+                watch.dialled(&route, result, began.elapsed());
+            }
+            match dialled {
                 Ok((tunnel, life)) => {
                     inner.dialled(&route.key, &Ok(Rc::clone(&tunnel)));
                     drive(life).await;
