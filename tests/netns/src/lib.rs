@@ -10,7 +10,7 @@ pub mod raw;
 pub mod relay;
 
 pub use agent::{Accepted, Agent, Taken};
-pub use anyhow::{Context, Result, bail, ensure};
+pub use anyhow::{Context, Error, Result, bail, ensure};
 pub use culvert_lab::{Lab, Node, Pod, PodOptions, PodStyle, in_sandbox};
 pub use culvert_redirect::{Counter, PodSettings};
 pub use relay::Relay;

@@ -98,3 +98,132 @@ pub fn mac(text: &str) -> Result<[u8; 6]> {
         Err(_) => bail!("{text} is not a MAC address"),
     }
 }
+
+/// Where frames of a pod go: its own MAC address and its next hop's.
+pub fn macs(pod: &culvert_lab::Pod) -> Result<([u8; 6], [u8; 6])> {
+    Ok((mac(&pod.mac()?)?, mac(culvert_lab::topology::GATEWAY_MAC)?))
+}
+
+/// A frame of a pod around an IP packet.
+pub fn ip_frame(pod: &culvert_lab::Pod, packet: Vec<u8>) -> Result<Frame> {
+    let (from, to) = macs(pod)?;
+    let ethertype = if packet.first().is_some_and(|first| first >> 4 == 4) { 0x0800 } else { 0x86dd };
+    Ok(Frame { to, from, ethertype, payload: packet })
+}
+
+/// Loads the XDP program that passes everything and pins it.
+pub fn pin_xdp_pass(pin: &std::path::Path) -> Result<()> {
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        count: u32,
+        instructions: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log: u64,
+        version: u32,
+        flags: u32,
+    }
+    #[repr(C)]
+    struct Pin {
+        path: u64,
+        fd: u32,
+        flags: u32,
+    }
+    const PROG_LOAD: u32 = 5;
+    const OBJ_PIN: u32 = 6;
+    const XDP: u32 = 6;
+    // r0 = XDP_PASS; exit
+    let instructions: [u64; 2] = [0x0000_0002_0000_00b7, 0x95];
+    let license = c"GPL";
+    let load = Load {
+        kind: XDP,
+        count: 2,
+        instructions: instructions.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+        version: 0,
+        flags: 0,
+    };
+    // SAFETY: a prefix of `union bpf_attr` with its size; the pointers in it live as long as the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const load, size_of::<Load>()) };
+    ensure!(fd >= 0, "loading XDP: {}", std::io::Error::last_os_error());
+    let path = std::ffi::CString::new(pin.to_str().context("path")?)?;
+    let pinned = Pin { path: path.as_ptr() as u64, fd: u32::try_from(fd)?, flags: 0 };
+    // SAFETY: as above.
+    let ret = unsafe { libc::syscall(libc::SYS_bpf, OBJ_PIN, &raw const pinned, size_of::<Pin>()) };
+    ensure!(ret == 0, "pinning XDP: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
+/// Switches generic receive offload of an interface on, which turns NAPI on for a veth.
+pub fn switch_gro_on(netns: &Netns, interface: &str) -> Result<()> {
+    #[repr(C)]
+    struct Value {
+        command: u32,
+        data: u32,
+    }
+    const ETHTOOL_SGRO: u32 = 0x2c;
+    const SIOCETHTOOL: libc::c_ulong = 0x8946;
+    netns.enter(|| {
+        let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        let mut value = Value { command: ETHTOOL_SGRO, data: 1 };
+        // SAFETY: zero is valid for this struct of integers and a pointer.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+            *to = libc::c_char::try_from(from)?;
+        }
+        request.ifr_ifru.ifru_data = (&raw mut value).cast();
+        // SAFETY: the request names a live `Value` as ethtool expects it.
+        let ret = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
+        ensure!(ret == 0, "ETHTOOL_SGRO: {}", std::io::Error::last_os_error());
+        Ok(())
+    })
+}
+
+/// Attaches a program in front of all others at the ingress of a pod's host veth, and pins the link.
+pub fn attach_in_front(node: &Netns, pod: &culvert_lab::Pod, program: u32, pin: &std::path::Path) -> Result<()> {
+    #[repr(C)]
+    struct Create {
+        program: u32,
+        target: u32,
+        attach_type: u32,
+        flags: u32,
+        relative: u32,
+        pad: u32,
+        revision: u64,
+    }
+    const GET_FD_BY_ID: u32 = 13;
+    const LINK_CREATE: u32 = 28;
+    const OBJ_PIN: u32 = 6;
+    const TCX_INGRESS: u32 = 46;
+    const BEFORE: u32 = 1 << 3;
+    let ifindex = pod.host_ifindex()?;
+    let path = std::ffi::CString::new(pin.to_str().context("path")?)?;
+    node.enter(|| {
+        let id = [program, 0, 0];
+        // SAFETY: a prefix of `union bpf_attr` with its size.
+        let fd = unsafe { libc::syscall(libc::SYS_bpf, GET_FD_BY_ID, &raw const id, 12) };
+        ensure!(fd >= 0, "program {program}: {}", std::io::Error::last_os_error());
+        let create = Create {
+            program: u32::try_from(fd)?,
+            target: ifindex,
+            attach_type: TCX_INGRESS,
+            flags: BEFORE,
+            relative: 0,
+            pad: 0,
+            revision: 0,
+        };
+        // SAFETY: as above.
+        let link = unsafe { libc::syscall(libc::SYS_bpf, LINK_CREATE, &raw const create, size_of::<Create>()) };
+        ensure!(link >= 0, "attaching: {}", std::io::Error::last_os_error());
+        let pinned = [path.as_ptr() as u64, u64::try_from(link)?];
+        // SAFETY: as above; path and descriptor are the first two words of this command.
+        let ret = unsafe { libc::syscall(libc::SYS_bpf, OBJ_PIN, &raw const pinned, 16) };
+        ensure!(ret == 0, "pinning: {}", std::io::Error::last_os_error());
+        Ok(())
+    })
+}

@@ -49,6 +49,19 @@ impl Diag {
         Ok(found)
     }
 
+    /// Cookies of all listening TCP sockets.
+    pub(crate) fn listening(&self) -> io::Result<Vec<u64>> {
+        let mut cookies = Vec::new();
+        for family in [2, 10] {
+            let answers = self.0.raw(BY_FAMILY, NLM_F_DUMP, &request(family, 1 << LISTEN, &[0; ID_LENGTH]))?;
+            cookies.extend(answers.iter().filter_map(|(_, payload)| {
+                // The last eight bytes of the id, which starts at 4.
+                payload.get(44..52)?.first_chunk().map(|cookie| u64::from_ne_bytes(*cookie))
+            }));
+        }
+        Ok(cookies)
+    }
+
     /// Whether a connection with exactly these ends exists, TIME_WAIT included.
     pub(crate) fn exists(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<bool> {
         let family = if local.is_ipv4() { 2 } else { 10 };

@@ -208,12 +208,42 @@ impl Node {
 
     pub(crate) fn attach_host_side(&self, subject: &Subject, pod_pins: &PodPins) -> Result<(), EnrolError> {
         let ifindex = subject.host.ifindex;
+        let (guard_moved, watch_moved) = self.come_to_front(pod_pins, ifindex)?;
         self.at_home(|| {
-            self.mechanism.ensure(&pod_pins.guard, &self.guard, ifindex, Way::Ingress)?;
-            self.mechanism.ensure(&pod_pins.watch, &self.watch, ifindex, Way::Egress)
+            if !guard_moved {
+                self.mechanism.ensure(&pod_pins.guard, &self.guard, ifindex, Way::Ingress)?;
+            }
+            if !watch_moved {
+                self.mechanism.ensure(&pod_pins.watch, &self.watch, ifindex, Way::Egress)?;
+            }
+            Ok(())
         })
         .map_err(system(format!("attach to {}", subject.host.name)))?;
         verify::remember_host(pod_pins, ifindex).map_err(system("note the host veth"))
+    }
+
+    /// Where another program has come in front of ours since. Returns whether guard and watch moved.
+    fn come_to_front(&self, pod_pins: &PodPins, ifindex: u32) -> Result<(bool, bool), EnrolError> {
+        let behind = |pin, way| {
+            self.at_home(|| self.mechanism.is_behind(pin, ifindex, way)).map_err(system("look at the host veth"))
+        };
+        let guard_behind = behind(&pod_pins.guard, Way::Ingress)?;
+        let watch_behind = behind(&pod_pins.watch, Way::Egress)?;
+        if !guard_behind && !watch_behind {
+            return Ok((false, false));
+        }
+        let (guard, watch) = programs::load_copies(&self.pins, self.log)?;
+        self.at_home(|| {
+            if guard_behind {
+                self.mechanism.move_to_front(&pod_pins.guard, &guard, ifindex, Way::Ingress)?;
+            }
+            if watch_behind {
+                self.mechanism.move_to_front(&pod_pins.watch, &watch, ifindex, Way::Egress)?;
+            }
+            Ok(())
+        })
+        .map_err(system("move to the front of the chain"))?;
+        Ok((guard_behind, watch_behind))
     }
 
     /// Everything inside the netns: kept connections, rules, routes, sysctls, listeners.

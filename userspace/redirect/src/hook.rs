@@ -77,6 +77,21 @@ impl Mechanism {
         }
     }
 
+    /// Whether another program has come in front of an attached one of ours.
+    pub(crate) fn is_behind(self, pin: &Path, ifindex: u32, way: Way) -> io::Result<bool> {
+        let Some(link) = (if self == Self::Tcx { sys::pinned(pin)? } else { None }) else { return Ok(false) };
+        let info = sys::link_info(link.as_fd())?;
+        Ok(info.target == ifindex && sys::query_tcx(ifindex, way.attach_type())?.first() != Some(&info.program))
+    }
+
+    /// Attaches a second copy of the program in front and lets the first go. A chain takes the same
+    /// program only once, hence the copy.
+    pub(crate) fn move_to_front(self, pin: &Path, copy: &Loaded, ifindex: u32, way: Way) -> io::Result<()> {
+        let fresh = sys::attach_tcx(copy.fd.as_fd(), ifindex, way.attach_type())?;
+        std::fs::remove_file(pin)?;
+        sys::pin(fresh.as_fd(), pin)
+    }
+
     /// Looks at one hook for the program with this tag.
     pub(crate) fn look(self, pin: &Path, tag: [u8; 8], ifindex: u32, way: Way) -> io::Result<Attached> {
         match self {
@@ -105,15 +120,11 @@ pub(crate) fn pinned_target(pin: &Path) -> io::Result<Option<u32>> {
 fn ensure_tcx(pin: &Path, program: &Loaded, ifindex: u32, way: Way) -> io::Result<()> {
     if let Some(link) = sys::pinned(pin)? {
         let info = sys::link_info(link.as_fd())?;
-        let first = sys::query_tcx(ifindex, way.attach_type())?.first() == Some(&info.program);
-        if info.target == ifindex && info.attach_type == way.attach_type() && first {
+        if info.target == ifindex && info.attach_type == way.attach_type() {
             return sys::update_link(link.as_fd(), program.fd.as_fd());
         }
-        // Attached to an interface that is gone, or no longer first: a new one in front before the
-        // old one goes.
-        let fresh = sys::attach_tcx(program.fd.as_fd(), ifindex, way.attach_type())?;
+        // Attached to an interface that is gone, or to another one than it should be.
         std::fs::remove_file(pin)?;
-        return sys::pin(fresh.as_fd(), pin);
     }
     let fresh = sys::attach_tcx(program.fd.as_fd(), ifindex, way.attach_type())?;
     sys::pin(fresh.as_fd(), pin)

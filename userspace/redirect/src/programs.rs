@@ -136,6 +136,16 @@ pub(crate) fn load_node(pins: &Pins, log: bool) -> Result<NodePrograms, OpenErro
     Ok(NodePrograms { guard, watch, maps, log_source: log.then_some(ebpf) })
 }
 
+/// Loads guard and watch once more: other programs to the kernel, with the same maps.
+pub(crate) fn load_copies(pins: &Pins, log: bool) -> Result<(Loaded, Loaded), OpenError> {
+    let mut ebpf = load_object(pins, None, SteerConfig::default(), log)
+        .map_err(|detail| OpenError::Load { program: "the BPF object", detail })?;
+    let refused = |program| move |detail| OpenError::Load { program, detail };
+    let guard = classifier(&mut ebpf, program::VETH_GUARD).map_err(refused(program::VETH_GUARD))?;
+    let watch = classifier(&mut ebpf, program::VETH_WATCH).map_err(refused(program::VETH_WATCH))?;
+    Ok((guard, watch))
+}
+
 fn open_maps(pins: &Pins) -> Result<SharedMaps, OpenError> {
     let open = |name: &str| {
         let path = pins.map(name);

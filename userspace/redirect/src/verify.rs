@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use culvert_abi::{PodConfig, pod_flags, slot};
 
 use crate::deviation::Deviation;
+use crate::diag::Diag;
 use crate::enrol::{FWMARK_ACCEPT, TW_REUSE};
 use crate::hook::{Attached, Mechanism, Way};
 use crate::interface::{self, PodInterface};
@@ -40,7 +41,7 @@ pub(crate) fn look(node: &Node, pins: &PodPins, pod: &Enrolled) -> io::Result<Ve
     host_side(node, pins, pod, &mut found)?;
     policy(node, pod, &mut found)?;
     steering(pins, pod, &mut found)?;
-    listeners(pins, pod, &mut found)?;
+    listeners(node, pins, pod, &mut found)?;
     let inside = pod.netns.enter(&node.shared.home, || inside(pins, pod))?;
     found.extend(inside);
     Ok(found)
@@ -110,16 +111,21 @@ fn steering(pins: &PodPins, pod: &Enrolled, found: &mut Vec<Deviation>) -> io::R
 
 const SLOT_NAMES: [&str; slot::COUNT as usize] = ["inbound IPv4", "inbound IPv6", "outbound IPv4", "outbound IPv6"];
 
-fn listeners(pins: &PodPins, pod: &Enrolled, found: &mut Vec<Deviation>) -> io::Result<()> {
+/// A socket that was ended from outside stays in its slot: whether it listens is another question.
+fn listeners(node: &Node, pins: &PodPins, pod: &Enrolled, found: &mut Vec<Deviation>) -> io::Result<()> {
     let Some(fd) = sys::pinned(&pins.listeners)? else {
         found.push(mendable("listener_missing", "the map of listeners is not pinned"));
         return Ok(());
     };
     let sockmap = Map::new(fd);
+    let listening = pod.netns.enter(&node.shared.home, || Diag::open()?.listening())?;
     for ((index, expected), name) in (0u32..).zip(pod.cookies).zip(SLOT_NAMES) {
         let Some(expected) = expected else { continue };
         match sockmap.get::<u32, u64>(&index)? {
-            Some(cookie) if cookie == expected => {}
+            Some(cookie) if cookie == expected && listening.contains(&cookie) => {}
+            Some(cookie) if cookie == expected => {
+                found.push(mendable("listener_missing", format!("the {name} listener no longer listens")));
+            }
             Some(_) => found.push(mendable("listener_foreign", format!("another socket is the {name} listener"))),
             None => found.push(mendable("listener_missing", format!("there is no {name} listener"))),
         }

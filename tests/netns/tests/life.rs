@@ -1,0 +1,461 @@
+//! Enrolment, agents that come and go, read-back and repair, withdrawal.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use culvert_lab::Process;
+use culvert_netns_tests::peer::{self, Echo, Tricks, at};
+use culvert_netns_tests::*;
+use culvert_redirect::{DroppedBy, EnrolError, OpenError, OpenFlows, Redirect};
+
+const SHORT: Duration = Duration::from_millis(1200);
+
+fn quick() -> Tricks {
+    Tricks { patience: Some(SHORT), ..Tricks::default() }
+}
+
+fn pins() -> PathBuf {
+    Path::new(culvert_lab::sandbox::BPFFS).join("culvert/v1/node1")
+}
+
+/// Starts a relay agent as a process and waits until the pods are enrolled.
+fn start_agent(node: &Node, pods: &[&Pod]) -> Result<Process> {
+    let mut command = node.netns().command(env!("CARGO_BIN_EXE_relay-agent"));
+    command.args([node.name(), culvert_lab::sandbox::BPFFS]);
+    for pod in pods {
+        command.arg(format!("{}={}", pod.name(), pod.netns().path().display()));
+    }
+    let mut process = Process::start_command("relay-agent", command)?;
+    process.wait_for_log("ready", Duration::from_secs(20))?;
+    Ok(process)
+}
+
+#[test]
+fn t10_a_killed_agent_leaks_nothing_and_its_successor_resumes() {
+    in_sandbox!(|| {
+        let lab = Lab::two_nodes()?;
+        let pod = lab.node(1).pod("app", &PodOptions::default())?;
+        let other = lab.node(2).pod("other", &PodOptions::default())?;
+        let there = Echo::start(other.netns(), at(other.ip4(), 80))?;
+        let here = Echo::start(pod.netns(), at(pod.ip4(), 80))?;
+        let mut agent = start_agent(lab.node(1), &[&pod])?;
+        let mut open = peer::connect(pod.netns(), there.address)?;
+        peer::ping(&mut open, b"before")?;
+        peer::ping(&mut peer::connect(other.netns(), here.address)?, b"before")?;
+        (there.peer()?, here.peer()?);
+        let link = lab.capture_link()?;
+        agent.kill9()?;
+        // What went through the agent ends, and nothing goes past it.
+        assert!(open.write_all(b"after").and_then(|()| open.read_exact(&mut [0; 5])).is_err());
+        for tricks in [quick(), Tricks { bind_device: true, ..quick() }] {
+            assert!(peer::connect_with(pod.netns(), there.address, tricks).is_err());
+        }
+        assert!(peer::connect_with(other.netns(), here.address, quick()).is_err());
+        assert!(there.is_unvisited() && here.is_unvisited());
+        assert_eq!(link.stop()?.payload_bytes(), 0);
+        let started = std::time::Instant::now();
+        let _successor = start_agent(lab.node(1), &[&pod])?;
+        peer::ping(&mut peer::connect(pod.netns(), there.address)?, b"again")?;
+        peer::ping(&mut peer::connect(other.netns(), here.address)?, b"again")?;
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        Ok(())
+    });
+}
+
+#[test]
+fn t10b_a_successor_takes_over_without_a_moment_of_an_open_guard() {
+    in_sandbox!(|| {
+        let lab = Lab::two_nodes()?;
+        let pod = lab.node(1).pod("app", &PodOptions::default())?;
+        let server = lab.node(2).pod("server", &PodOptions::default())?;
+        let echo = Echo::start(server.netns(), at(server.ip4(), 80))?;
+        let first = Agent::start(lab.node(1))?.enrol(&pod)?;
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (stopped, netns, address) = (stop.clone(), pod.netns().clone(), echo.address);
+        // A pod that tries to get out all the time.
+        let attempts = std::thread::spawn(move || {
+            let tricks = Tricks { bind_device: true, patience: Some(Duration::from_millis(20)), ..Tricks::default() };
+            let mut number = 0;
+            while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+                assert!(peer::connect_with(&netns, address, tricks).is_err());
+                number += 1;
+            }
+            number
+        });
+        drop(first);
+        for _ in 0..5 {
+            let agent = Agent::start(lab.node(1))?;
+            let taken = agent.enrol(&pod)?;
+            let again = agent.enrol(&pod)?;
+            peer::ping(&mut again.wire(echo.address)?, b"the agent gets out")?;
+            echo.peer()?;
+            drop((taken, again));
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(attempts.join().unwrap() > 5);
+        assert!(echo.is_unvisited());
+        Ok(())
+    });
+}
+
+#[test]
+fn t14_the_pins_enforce_when_no_agent_lives() {
+    in_sandbox!(|| {
+        let lab = Lab::two_nodes()?;
+        let pod = lab.node(1).pod("app", &PodOptions::default())?;
+        let server = lab.node(2).pod("server", &PodOptions::default())?;
+        let echo = Echo::start(server.netns(), at(server.ip4(), 80))?;
+        let mut agent = start_agent(lab.node(1), &[&pod])?;
+        agent.terminate(Duration::from_secs(5))?;
+        for pin in ["guard", "watch", "steer", "probe", "listeners"] {
+            assert!(pins().join("pods/app").join(pin).exists(), "{pin}");
+        }
+        let mode = |path: &Path| Ok::<_, Error>(std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(path)?));
+        assert_eq!(mode(&pins())? & 0o7777, 0o700);
+        for tricks in [quick(), Tricks { bind_device: true, ..quick() }] {
+            assert!(peer::connect_with(pod.netns(), echo.address, tricks).is_err());
+        }
+        // Enforcement is the pins: without the guard's the same attempt gets out.
+        std::fs::remove_file(pins().join("pods/app/guard"))?;
+        peer::connect_with(pod.netns(), echo.address, Tricks { bind_device: true, ..quick() })?;
+        Ok(())
+    });
+}
+
+/// A connection from before enrolment in each direction, with both of its ends.
+fn old_connections(pod: &Pod, other: &Pod) -> Result<Vec<(TcpStream, TcpStream)>> {
+    let mut pairs = Vec::new();
+    for v6 in [false, true] {
+        for (from, to) in [(pod, other), (other, pod)] {
+            let server = to.netns().enter(|| peer::listen(at(own(to, v6)?, 4000)))?;
+            let client = peer::connect(from.netns(), server.local_addr()?)?;
+            let (served, _) = server.accept()?;
+            served.set_read_timeout(Some(agent::PATIENCE))?;
+            pairs.push((client, served));
+        }
+    }
+    Ok(pairs)
+}
+
+fn talk((client, served): &mut (TcpStream, TcpStream)) -> std::io::Result<()> {
+    client.write_all(b"there")?;
+    served.read_exact(&mut [0; 5])?;
+    served.write_all(b"back")?;
+    client.read_exact(&mut [0; 4])
+}
+
+#[test]
+fn t16_open_connections_end_at_once_when_a_strict_pod_is_enrolled() {
+    in_sandbox!(|| {
+        let lab = Lab::two_nodes()?;
+        let pod = lab.node(1).pod("app", &PodOptions::default())?;
+        let other = lab.node(2).pod("other", &PodOptions::default())?;
+        let mut pairs = old_connections(&pod, &other)?;
+        pairs.iter_mut().try_for_each(talk)?;
+        let agent = Agent::start(lab.node(1))?;
+        let _taken = agent.enrol_with(&pod, PodSettings { open_flows: OpenFlows::Cut, ..PodSettings::default() })?;
+        // Both ends are told.
+        for (mut client, mut served) in pairs {
+            for end in [&mut client, &mut served] {
+                end.set_read_timeout(Some(Duration::from_secs(1)))?;
+                let error = end.read(&mut [0; 1]).unwrap_err();
+                let kind = error.kind();
+                assert!(
+                    matches!(kind, std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::ConnectionAborted),
+                    "{error}"
+                );
+            }
+        }
+        assert_eq!(agent.count(&pod, Counter::GuardPreEnrolment)?, 0);
+        Ok(())
+    });
+}
+
+#[test]
+fn t16b_open_connections_of_a_permissive_pod_go_on_within_bounds() {
+    in_sandbox!(|| {
+        let lab = Lab::two_nodes()?;
+        let pod = lab.node(1).pod("app", &PodOptions::default())?;
+        let other = lab.node(2).pod("other", &PodOptions::default())?;
+        let mut pairs = old_connections(&pod, &other)?;
+        pairs.extend(old_connections(&pod, &other)?);
+        let agent = Agent::start(lab.node(1))?;
+        let open_flows = OpenFlows::Keep { at_most: 5, at_longest: Duration::from_secs(3) };
+        let taken = agent.enrol_with(&pod, PodSettings { open_flows, ..PodSettings::default() })?;
+        let started = std::time::Instant::now();
+        let mut kept: Vec<_> =
+            pairs.into_iter().filter_map(|mut pair| talk(&mut pair).is_ok().then_some(pair)).collect();
+        assert_eq!(kept.len(), 5);
+        assert!(agent.count(&pod, Counter::GuardPreEnrolment)? >= 5);
+        // New connections are captured, whatever goes on beside them.
+        let destination = at(own(&other, false)?, 4000);
+        let _new = peer::connect(pod.netns(), destination)?;
+        assert_eq!(taken.outbound(false)?.original, destination);
+        // When their time is up nothing more leaves the pod, with or without a sweep.
+        std::thread::sleep(Duration::from_millis(3200).saturating_sub(started.elapsed()));
+        let before = agent.count(&pod, Counter::DropUntagged)?;
+        for (client, served) in &mut kept {
+            for end in [client, served] {
+                end.set_read_timeout(Some(Duration::from_millis(100)))?;
+            }
+        }
+        assert!(kept.iter_mut().all(|pair| talk(pair).is_err()));
+        assert!(agent.count(&pod, Counter::DropUntagged)? > before);
+        assert!(pod.netns().ip("rule show")?.contains("93:"));
+        agent.on_node(|redirect| Ok(redirect.sweep()?))?;
+        assert!(!pod.netns().ip("rule show")?.contains("93:") && !pod.netns().ip("-6 rule show")?.contains("93:"));
+        Ok(())
+    });
+}
+
+/// Breaks one thing, expects it to be found by name, and mended.
+fn found_and_mended(agent: &Agent, pod: &Pod, expected: &[&str], harm: impl FnOnce() -> Result<()>) -> Result<()> {
+    ensure!(agent.deviations(pod)?.is_empty(), "something is wrong before {expected:?}");
+    harm()?;
+    let found = agent.deviations(pod)?;
+    ensure!(found == expected, "expected {expected:?}, found {found:?}");
+    let repair = agent.on_node(|redirect| Ok(redirect.repair("app")?))?;
+    ensure!(repair.remaining.is_empty(), "{expected:?} left {:?}", repair.remaining);
+    Ok(())
+}
+
+#[test]
+fn t26_read_back_finds_each_missing_piece_and_repair_mends_it() {
+    in_sandbox!(|| {
+        let lab = Lab::two_nodes()?;
+        let pod = lab.node(1).pod("app", &PodOptions::default())?;
+        let agent = Agent::start(lab.node(1))?;
+        let taken = agent.enrol(&pod)?;
+        let mend = |expected: &[&str], harm: &dyn Fn() -> Result<()>| found_and_mended(&agent, &pod, expected, harm);
+        let unpin = |name: &str| Ok(std::fs::remove_file(pins().join("pods/app").join(name))?);
+        mend(&["guard_missing"], &|| unpin("guard"))?;
+        mend(&["watch_missing"], &|| unpin("watch"))?;
+        mend(&["steer_missing"], &|| unpin("steer"))?;
+        mend(&["probe_mark_missing"], &|| unpin("probe"))?;
+        for family in ["-4", "-6"] {
+            for pref in [94, 95, 100, 101] {
+                mend(&["rule_missing"], &|| pod.netns().ip(&format!("{family} rule del pref {pref}")).map(drop))?;
+            }
+            mend(&["route_missing"], &|| pod.netns().ip(&format!("{family} route flush table 100")).map(drop))?;
+        }
+        mend(&["sysctl_changed"], &|| pod.netns().sysctl("net/ipv4/tcp_fwmark_accept", "0"))?;
+        mend(&["sysctl_changed"], &|| pod.netns().sysctl("net/ipv4/tcp_tw_reuse", "2"))?;
+        let policy = || -> Result<aya::maps::HashMap<_, u32, culvert_abi::PodConfig>> {
+            let map = aya::maps::MapData::from_pin(pins().join("maps/pod_policy"))?;
+            Ok(aya::maps::Map::HashMap(map).try_into()?)
+        };
+        let ifindex = taken.pod.host_ifindex;
+        mend(&["policy_missing"], &|| Ok(policy()?.remove(&ifindex)?))?;
+        mend(&["guard_closed"], &|| {
+            let mut policy = policy()?;
+            let mut config = policy.get(&ifindex, 0)?;
+            config.flags = 0;
+            Ok(policy.insert(ifindex, config, 0)?)
+        })?;
+        mend(&["policy_changed"], &|| {
+            let mut policy = policy()?;
+            let mut config = policy.get(&ifindex, 0)?;
+            config.addresses[0] = culvert_abi::words("10.9.9.9".parse()?);
+            Ok(policy.insert(ifindex, config, 0)?)
+        })?;
+        // After all of that the pod is captured as before.
+        let destination = at("203.0.113.9".parse::<std::net::Ipv4Addr>()?, 80);
+        let _client = peer::connect(pod.netns(), destination)?;
+        assert_eq!(taken.outbound(false)?.original, destination);
+        Ok(())
+    });
+}
+
+#[test]
+fn t26b_lost_listeners_are_found_and_replaced() {
+    in_sandbox!(|| {
+        let lab = Lab::two_nodes()?;
+        let pod = lab.node(1).pod("app", &PodOptions::default())?;
+        let agent = Agent::start(lab.node(1))?;
+        let taken = agent.enrol(&pod)?;
+        let destination = at("203.0.113.9".parse::<std::net::Ipv4Addr>()?, 80);
+        // As SOCK_DESTROY by a process of the pod would.
+        let port = taken.outbound_listener(false)?.local_addr()?.port();
+        pod.netns().run("ss", &["-K", "-t", "-l", &format!("sport = :{port}")])?;
+        assert_eq!(agent.deviations(&pod)?, ["listener_missing"]);
+        assert!(peer::connect_with(pod.netns(), destination, quick()).is_err());
+        let repair = agent.on_node(|redirect| Ok(redirect.repair("app")?))?;
+        assert_eq!(repair.remaining, []);
+        let listeners = repair.listeners.context("no new listeners")?;
+        let _client = peer::connect(pod.netns(), destination)?;
+        assert_eq!(agent::accept(&listeners.outbound_v4, agent::PATIENCE)?.original, destination);
+        assert!(agent.count(&pod, Counter::SteerNoListener)? > 0);
+        Ok(())
+    });
+}
+
+#[test]
+fn t26c_a_guard_that_is_not_first_or_not_ours_is_found() {
+    in_sandbox!(|| {
+        let lab = Lab::two_nodes()?;
+        let pod = lab.node(1).pod("app", &PodOptions::default())?;
+        let next = lab.node(1).pod("next", &PodOptions::default())?;
+        let agent = Agent::start(lab.node(1))?;
+        let _taken = (agent.enrol(&pod)?, agent.enrol(&next)?);
+        // Another program in front: the watch program will do, which passes everything here.
+        let shown = lab.node(1).netns().run("bpftool", &["link", "show", "pinned", &in_pins("pods/next/watch")])?;
+        let id = shown.split_whitespace().skip_while(|word| *word != "prog").nth(1).context("no program id")?;
+        raw::attach_in_front(lab.node(1).netns(), &pod, id.parse()?, &pins().join("maps/in-front"))?;
+        assert_eq!(agent.deviations(&pod)?, ["guard_not_first"]);
+        let repair = agent.on_node(|redirect| Ok(redirect.repair("app")?))?;
+        assert_eq!(repair.remaining, []);
+        // Another program in the guard's place.
+        std::fs::remove_file(pins().join("pods/app/guard"))?;
+        std::fs::rename(pins().join("maps/in-front"), pins().join("pods/app/guard"))?;
+        assert_eq!(agent.deviations(&pod)?, ["guard_program"]);
+        let repair = agent.on_node(|redirect| Ok(redirect.repair("app")?))?;
+        assert_eq!(repair.remaining, []);
+        Ok(())
+    });
+}
+
+fn in_pins(name: &str) -> String {
+    pins().join(name).display().to_string()
+}
+
+#[test]
+fn t27_a_host_network_pod_and_doubtful_namespaces_are_refused() {
+    in_sandbox!(|| {
+        let lab = Lab::two_nodes()?;
+        let pod = lab.node(1).pod("app", &PodOptions::default())?;
+        let elsewhere = lab.node(2).pod("far", &PodOptions::default())?;
+        let agent = Agent::start(lab.node(1))?;
+        let _taken = agent.enrol(&pod)?;
+        let refusal = |uid: &str, fd| -> Result<&'static str> {
+            let settings = PodSettings::default();
+            Ok(agent.try_enrol(uid, fd, settings)?.map(drop).map_err(|error| error.reason()).unwrap_err())
+        };
+        let node = || -> Result<_> { Ok(lab.node(1).netns().open()?.into()) };
+        assert_eq!(refusal("host", node()?)?, "host_network");
+        assert_eq!(refusal("file", std::fs::File::open("/proc/self/status")?.into())?, "not_a_netns");
+        assert_eq!(refusal("mount", std::fs::File::open("/proc/self/ns/mnt")?.into())?, "not_a_netns");
+        assert_eq!(refusal("second", agent::netns_fd(&pod)?)?, "netns_taken");
+        assert_eq!(refusal("../../up", agent::netns_fd(&pod)?)?, "pod_uid_invalid");
+        // A pod of another node: its veth ends elsewhere, even if this node has such an ifindex.
+        assert_eq!(refusal("far", agent::netns_fd(&elsewhere)?)?, "no_usable_interface");
+        let third = lab.node(1).pod("third", &PodOptions::default())?;
+        assert_eq!(refusal("app", agent::netns_fd(&third)?)?, "uid_taken");
+        // A foreign rule where ours go: refused, and closed meanwhile.
+        third.netns().ip("rule add pref 70 lookup main")?;
+        assert_eq!(refusal("third", agent::netns_fd(&third)?)?, "routing_taken");
+        let echo = Echo::start(elsewhere.netns(), at(elsewhere.ip4(), 80))?;
+        assert!(peer::connect_with(third.netns(), echo.address, quick()).is_err());
+        third.netns().ip("rule del pref 70")?;
+        agent.enrol(&third)?;
+        Ok(())
+    });
+}
+
+#[test]
+fn pins_that_others_could_have_made_are_refused() {
+    in_sandbox!(|| {
+        let lab = Lab::two_nodes()?;
+        let reason = |config| -> Result<&'static str> {
+            lab.node(1).netns().enter(move || {
+                Ok(Redirect::open(config).map(drop).map_err(|error: OpenError| error.reason()).unwrap_err())
+            })
+        };
+        let config = || agent::config(lab.node(1));
+        assert_eq!(reason(culvert_redirect::Config { node: "../x".to_owned(), ..config() })?, "node_name_invalid");
+        assert_eq!(reason(culvert_redirect::Config { bpffs: "/run".into(), ..config() })?, "bpffs");
+        std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o755)
+            .create(Path::new(culvert_lab::sandbox::BPFFS).join("culvert"))?;
+        assert_eq!(reason(config())?, "pin_folder_unsafe");
+        std::fs::remove_dir(Path::new(culvert_lab::sandbox::BPFFS).join("culvert"))?;
+        // A map of another layout under a name of ours.
+        Agent::start(lab.node(1))?;
+        std::fs::remove_file(pins().join("maps/agent_tag"))?;
+        std::fs::rename(pins().join("maps/app_legs"), pins().join("maps/agent_tag"))?;
+        assert_eq!(reason(config())?, "pinned_map_mismatch");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_withdrawn_pod_is_as_it_was_before() {
+    in_sandbox!(|| {
+        let lab = Lab::two_nodes()?;
+        let pod = lab.node(1).pod("app", &PodOptions::default())?;
+        let server = lab.node(2).pod("server", &PodOptions::default())?;
+        let echo = Echo::start(server.netns(), at(server.ip4(), 80))?;
+        let picture = |netns: &culvert_lab::Netns| -> Result<String> {
+            let mut text = String::new();
+            for words in ["rule show", "-6 rule show", "route show table all", "-6 route show table all", "address"] {
+                text += &netns.ip(words)?;
+            }
+            text += &netns.read_sysctl("net/ipv4/tcp_fwmark_accept")?;
+            text += &netns.read_sysctl("net/ipv4/tcp_tw_reuse")?;
+            Ok(text)
+        };
+        let (pod_before, node_before) = (picture(pod.netns())?, picture(lab.node(1).netns())?);
+        let agent = Agent::start(lab.node(1))?;
+        let taken = agent.enrol(&pod)?;
+        assert_ne!(picture(pod.netns())?, pod_before);
+        assert_eq!(picture(lab.node(1).netns())?, node_before);
+        // Also by an agent that has not enrolled it itself.
+        drop((taken, agent));
+        let agent = Agent::start(lab.node(1))?;
+        assert_eq!(agent.redirect.pinned()?.len(), 1);
+        agent.on_node(|redirect| Ok(redirect.withdraw("app")?))?;
+        assert_eq!(picture(pod.netns())?, pod_before);
+        assert!(agent.redirect.pinned()?.is_empty() && !pins().join("pods/app").exists());
+        peer::ping(&mut peer::connect(pod.netns(), echo.address)?, b"direct again")?;
+        let again = agent.on_node(|redirect| Ok(redirect.withdraw("app").map_err(|error| error.reason())))?;
+        assert_eq!(again, Err("not_enrolled"));
+        Ok(())
+    });
+}
+
+#[test]
+fn pins_of_a_deleted_pod_are_swept_away_and_its_slot_is_free() {
+    in_sandbox!(|| {
+        let lab = Lab::two_nodes()?;
+        let (pod, stays) =
+            (lab.node(1).pod("app", &PodOptions::default())?, lab.node(1).pod("stays", &PodOptions::default())?);
+        let agent = Agent::start(lab.node(1))?;
+        let (taken, _stays) = (agent.enrol(&pod)?, agent.enrol(&stays)?);
+        assert_eq!(agent.on_node(|redirect| Ok(redirect.sweep()?))?, Vec::<String>::new());
+        drop(taken);
+        pod.delete()?;
+        assert_eq!(agent.on_node(|redirect| Ok(redirect.sweep()?))?, ["app"]);
+        let left: Vec<String> = agent.redirect.pinned()?.into_iter().map(|pod| pod.uid).collect();
+        assert_eq!(left, ["stays"]);
+        Ok(())
+    });
+}
+
+#[test]
+fn each_drop_is_reported_with_pod_reason_and_tuple() {
+    in_sandbox!(|| {
+        let lab = Lab::two_nodes()?;
+        let pod = lab.node(1).pod("app", &PodOptions::default())?;
+        let server = lab.node(2).pod("server", &PodOptions::default())?;
+        let agent = Agent::start(lab.node(1))?;
+        let taken = agent.enrol(&pod)?;
+        let destination = at(server.ip4(), 80);
+        assert!(peer::connect_with(pod.netns(), destination, Tricks { bind_device: true, ..quick() }).is_err());
+        let redirect = agent.redirect.clone();
+        let event = taken.block_on(async move {
+            let mut events = redirect.events()?;
+            assert_eq!(redirect.events().map(drop).map_err(|error| error.reason()), Err("events_taken"));
+            Ok(tokio::time::timeout(agent::PATIENCE, events.next()).await??)
+        })?;
+        assert_eq!((event.by, event.reason), (DroppedBy::Guard, Counter::DropUntagged));
+        assert_eq!((event.uid.as_deref(), event.destination), (Some("app"), destination));
+        assert_eq!((event.source.ip(), event.protocol, event.tcp_flags), (pod.ip4().into(), 6, 2));
+        Ok(())
+    });
+}
+
+#[test]
+fn refusals_are_typed() {
+    assert_eq!(EnrolError::HostNetwork.reason(), "host_network");
+    assert_eq!(OpenError::NoPrograms.reason(), "no_bpf_programs");
+}

@@ -1,0 +1,292 @@
+//! Addresses that are not the pod's, and what is not TCP.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use culvert_netns_tests::frame::{self, Frame, Segment, flag};
+use culvert_netns_tests::peer::at;
+use culvert_netns_tests::raw::{self, PacketSocket};
+use culvert_netns_tests::*;
+
+/// What an ordinary pod may send or not: a frame, and the counter that goes up by one.
+struct Case {
+    what: &'static str,
+    frame: Frame,
+    counter: Counter,
+}
+
+struct Scene {
+    pod: Pod,
+    agent: Agent,
+    socket: PacketSocket,
+    _taken: Taken,
+    _lab: Lab,
+}
+
+const DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+const FAR4: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 9);
+const FAR6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x244, 2, 0, 0, 0, 9);
+const VICTIM4: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 99);
+const VICTIM6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 0x99);
+
+impl Scene {
+    fn new(deny_non_tcp: bool) -> Result<Scene> {
+        let lab = Lab::two_nodes()?;
+        let pod = lab.node(1).pod("app", &PodOptions::default())?;
+        let config = culvert_redirect::Config { dns: vec![DNS.into()], ..agent::config(lab.node(1)) };
+        let agent = Agent::with(lab.node(1), config)?;
+        let taken = agent.enrol_with(&pod, PodSettings { deny_non_tcp, ..PodSettings::default() })?;
+        let socket = PacketSocket::open(pod.netns(), "eth0")?;
+        Ok(Scene { pod, agent, socket, _taken: taken, _lab: lab })
+    }
+
+    fn ip(&self, packet: Vec<u8>) -> Result<Frame> {
+        raw::ip_frame(&self.pod, packet)
+    }
+
+    fn check(&self, case: &Case) -> Result<()> {
+        let before: Vec<u64> = self.all()?;
+        self.socket.send(&case.frame)?;
+        let after = self.all()?;
+        let changed: Vec<&str> = Counter::ALL
+            .iter()
+            .filter(|counter| after[**counter as usize] != before[**counter as usize])
+            .map(|counter| counter.name())
+            .collect();
+        ensure!(changed == [case.counter.name()], "{}: expected {}, got {changed:?}", case.what, case.counter.name());
+        Ok(())
+    }
+
+    fn all(&self) -> Result<Vec<u64>> {
+        Counter::ALL.iter().map(|counter| self.agent.count(&self.pod, *counter)).collect()
+    }
+
+    fn check_all(&self, cases: Vec<Case>) -> Result<()> {
+        cases.iter().try_for_each(|case| self.check(case))
+    }
+}
+
+fn case(what: &'static str, frame: Frame, counter: Counter) -> Case {
+    Case { what, frame, counter }
+}
+
+fn syn(source: impl Into<IpAddr>, destination: impl Into<IpAddr>) -> Vec<u8> {
+    Segment::new(at(source, 1234), at(destination, 80), flag::SYN).packet()
+}
+
+fn arp(sender_mac: [u8; 6], sender: Ipv4Addr) -> Vec<u8> {
+    let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 1];
+    arp.extend(sender_mac);
+    arp.extend(sender.octets());
+    arp.extend([0; 6]);
+    arp.extend(FAR4.octets());
+    arp
+}
+
+fn advertisement(target: Ipv6Addr) -> Vec<u8> {
+    let mut message = vec![136, 0, 0, 0, 0x60, 0, 0, 0];
+    message.extend(target.octets());
+    message
+}
+
+fn solicitation(target: Ipv6Addr) -> Vec<u8> {
+    let mut message = vec![135, 0, 0, 0, 0, 0, 0, 0];
+    message.extend(target.octets());
+    message
+}
+
+fn echo_request(v6: bool, size: usize) -> Vec<u8> {
+    let mut message = vec![if v6 { 128 } else { 8 }, 0, 0, 0, 0, 1, 0, 1];
+    message.resize(size, 7);
+    message
+}
+
+#[test]
+fn t28_a_pod_sends_only_from_its_own_addresses() {
+    in_sandbox!(|| {
+        let scene = Scene::new(false)?;
+        let (pod4, pod6) = (scene.pod.ip4(), scene.pod.ip6().context("no IPv6")?);
+        let (mac, _) = raw::macs(&scene.pod)?;
+        let link_local: Ipv6Addr = "fe80::1234".parse()?;
+        let frame = |packet| scene.ip(packet);
+        let ethernet =
+            |ethertype, payload| -> Result<Frame> { Ok(Frame { ethertype, payload, ..scene.ip(vec![0x45])? }) };
+        let other_mac = Frame { from: [2, 0, 0, 0, 0, 9], ..scene.ip(syn(pod4, FAR4))? };
+        let udp = |source: IpAddr, destination: IpAddr| frame::udp(at(source, 5000), at(destination, 53), b"?");
+        scene.check_all(vec![
+            case("another MAC", other_mac, Counter::DropMac),
+            case("another IPv4 source", frame(syn(VICTIM4, FAR4))?, Counter::DropSource),
+            case("another IPv6 source", frame(syn(VICTIM6, FAR6))?, Counter::DropSource),
+            case("UDP, another source", frame(udp(VICTIM4.into(), FAR4.into()))?, Counter::DropSource),
+            case(
+                "echo, another source",
+                frame(frame::icmp(VICTIM4.into(), FAR4.into(), &echo_request(false, 16)))?,
+                Counter::DropSource,
+            ),
+            case(
+                "echo, another IPv6 source",
+                frame(frame::icmp(VICTIM6.into(), FAR6.into(), &echo_request(true, 16)))?,
+                Counter::DropSource,
+            ),
+            case("ARP in its own name", ethernet(0x0806, arp(mac, pod4))?, Counter::GuardControl),
+            case("ARP address probe", ethernet(0x0806, arp(mac, Ipv4Addr::UNSPECIFIED))?, Counter::GuardControl),
+            case("ARP for another address", ethernet(0x0806, arp(mac, VICTIM4))?, Counter::DropArp),
+            case("ARP with another MAC", ethernet(0x0806, arp([2, 0, 0, 0, 0, 9], pod4))?, Counter::DropArp),
+            case(
+                "ND for its own address",
+                frame(frame::icmp(pod6.into(), FAR6.into(), &advertisement(pod6)))?,
+                Counter::GuardControl,
+            ),
+            case(
+                "ND for another address",
+                frame(frame::icmp(pod6.into(), FAR6.into(), &advertisement(VICTIM6)))?,
+                Counter::DropNd,
+            ),
+            case(
+                "ND from another address",
+                frame(frame::icmp(VICTIM6.into(), FAR6.into(), &advertisement(VICTIM6)))?,
+                Counter::DropNd,
+            ),
+            case(
+                "asking for a neighbour",
+                frame(frame::icmp(pod6.into(), FAR6.into(), &solicitation(FAR6)))?,
+                Counter::GuardControl,
+            ),
+            case(
+                "asking in another name",
+                frame(frame::icmp(VICTIM6.into(), FAR6.into(), &solicitation(FAR6)))?,
+                Counter::DropNd,
+            ),
+            case(
+                "router advertisement",
+                frame(frame::icmp(link_local.into(), FAR6.into(), &[134, 0, 0, 0, 0, 0, 0, 0]))?,
+                Counter::DropIcmp,
+            ),
+        ])
+    });
+}
+
+#[test]
+fn t28b_what_is_not_tcp_is_counted_or_dropped() {
+    in_sandbox!(|| {
+        let scene = Scene::new(false)?;
+        let (pod4, pod6) = (scene.pod.ip4(), scene.pod.ip6().context("no IPv6")?);
+        let frame = |packet| scene.ip(packet);
+        let ethernet =
+            |ethertype, payload| -> Result<Frame> { Ok(Frame { ethertype, payload, ..scene.ip(vec![0x45])? }) };
+        let udp = |source: SocketAddr, destination: SocketAddr| frame::udp(source, destination, b"hello");
+        let dhcp = udp(at(Ipv4Addr::UNSPECIFIED, 68), at(Ipv4Addr::BROADCAST, 67));
+        let vlan = [&[0, 5, 8, 0], &syn(pod4, FAR4)[..]].concat();
+        let mut fragment = syn(pod4, FAR4);
+        fragment[6..8].copy_from_slice(&0x2000u16.to_be_bytes());
+        let mut hidden = vec![6, 0, 1, 4, 0, 0, 0, 0];
+        hidden.extend(&syn(pod6, FAR6)[40..]);
+        let mut fragment6 = vec![6, 0, 0, 1, 0, 0, 0, 9];
+        fragment6.extend(&syn(pod6, FAR6)[40..]);
+        scene.check_all(vec![
+            case("UDP", frame(udp(at(pod4, 5000), at(FAR4, 9)))?, Counter::Unprotected),
+            case("IPv6 UDP", frame(udp(at(pod6, 5000), at(FAR6, 9)))?, Counter::Unprotected),
+            case("SCTP", frame(frame::ip_packet(pod4.into(), FAR4.into(), 132, &[0; 12]))?, Counter::Unprotected),
+            case("DHCP client", frame(dhcp)?, Counter::GuardControl),
+            case(
+                "echo",
+                frame(frame::icmp(pod4.into(), FAR4.into(), &echo_request(false, 64)))?,
+                Counter::GuardControl,
+            ),
+            case(
+                "IPv6 echo",
+                frame(frame::icmp(pod6.into(), FAR6.into(), &echo_request(true, 64)))?,
+                Counter::GuardControl,
+            ),
+            case(
+                "large echo",
+                frame(frame::icmp(pod4.into(), FAR4.into(), &echo_request(false, 1200)))?,
+                Counter::DropIcmp,
+            ),
+            case(
+                "large IPv6 echo",
+                frame(frame::icmp(pod6.into(), FAR6.into(), &echo_request(true, 1200)))?,
+                Counter::DropIcmp,
+            ),
+            case(
+                "ICMP redirect",
+                frame(frame::icmp(pod4.into(), FAR4.into(), &[5, 1, 0, 0, 0, 0, 0, 0]))?,
+                Counter::DropIcmp,
+            ),
+            case(
+                "IP in IP",
+                frame(frame::ip_packet(pod4.into(), FAR4.into(), 4, &syn(VICTIM4, FAR4)))?,
+                Counter::DropProtocol,
+            ),
+            case("GRE", frame(frame::ip_packet(pod4.into(), FAR4.into(), 47, &[0; 8]))?, Counter::DropProtocol),
+            case(
+                "ESP on IPv6",
+                frame(frame::ip_packet(pod6.into(), FAR6.into(), 50, &[0; 16]))?,
+                Counter::DropProtocol,
+            ),
+            case("LLDP", ethernet(0x88cc, vec![0; 50])?, Counter::DropEthertype),
+            case("VLAN tag", ethernet(0x8100, vlan)?, Counter::DropEthertype),
+            case("fragmented TCP", frame(fragment)?, Counter::DropUnparsable),
+            case(
+                "fragmented IPv6 TCP",
+                frame(frame::ip_packet(pod6.into(), FAR6.into(), 44, &fragment6))?,
+                Counter::DropUnparsable,
+            ),
+            case(
+                "TCP behind options",
+                frame(frame::ip_packet(pod6.into(), FAR6.into(), 60, &hidden))?,
+                Counter::DropUnparsable,
+            ),
+            case("bare RST", frame(Segment::new(at(pod4, 1), at(FAR4, 2), flag::RST).packet())?, Counter::GuardBare),
+            case(
+                "data on a SYN-ACK",
+                frame(Segment::new(at(pod4, 1), at(FAR4, 2), flag::SYN | flag::ACK).with_data(b"x").packet())?,
+                Counter::DropUntagged,
+            ),
+            case(
+                "data on a FIN",
+                frame(Segment::new(at(pod4, 1), at(FAR4, 2), flag::FIN | flag::ACK).with_data(b"x").packet())?,
+                Counter::DropUntagged,
+            ),
+        ])
+    });
+}
+
+#[test]
+fn t28c_a_pod_that_may_not_use_udp_keeps_dns_only() {
+    in_sandbox!(|| {
+        let scene = Scene::new(true)?;
+        let (pod4, pod6) = (scene.pod.ip4(), scene.pod.ip6().context("no IPv6")?);
+        let frame = |packet| scene.ip(packet);
+        let udp = |destination: SocketAddr| frame::udp(at(pod4, 5000), destination, b"hello");
+        scene.check_all(vec![
+            case("UDP", frame(udp(at(FAR4, 9)))?, Counter::DropNonTcp),
+            case("IPv6 UDP", frame(frame::udp(at(pod6, 5000), at(FAR6, 9), b"hello"))?, Counter::DropNonTcp),
+            case("SCTP", frame(frame::ip_packet(pod4.into(), FAR4.into(), 132, &[0; 12]))?, Counter::DropNonTcp),
+            case("DNS to another server", frame(udp(at(FAR4, 53)))?, Counter::DropNonTcp),
+            case("DNS", frame(udp(at(DNS, 53)))?, Counter::Unprotected),
+            case("another port of the server", frame(udp(at(DNS, 54)))?, Counter::DropNonTcp),
+            case(
+                "echo",
+                frame(frame::icmp(pod4.into(), FAR4.into(), &echo_request(false, 64)))?,
+                Counter::GuardControl,
+            ),
+        ])?;
+        scene.agent.on_node(|redirect| Ok(redirect.update("app", PodSettings::default())?))?;
+        scene.check(&case("UDP, allowed again", frame(udp(at(FAR4, 9)))?, Counter::Unprotected))
+    });
+}
+
+#[test]
+fn t28d_control_packets_and_bare_segments_have_a_limit() {
+    in_sandbox!(|| {
+        let scene = Scene::new(false)?;
+        let echo = frame::icmp(scene.pod.ip4().into(), FAR4.into(), &echo_request(false, 16));
+        let frame = scene.ip(echo)?;
+        eventually("the limit is reached", agent::PATIENCE, || {
+            for _ in 0..5000 {
+                scene.socket.send(&frame)?;
+            }
+            Ok(scene.agent.count(&scene.pod, Counter::DropRate)? > 1000)
+        })
+    });
+}
