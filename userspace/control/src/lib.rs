@@ -2,8 +2,11 @@
 
 pub mod audit;
 pub mod ca;
+pub mod cli;
+pub mod http;
 pub mod index;
 pub mod metrics;
+pub mod run;
 pub mod server;
 pub mod source;
 pub mod state_dir;

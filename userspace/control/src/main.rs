@@ -1,2 +1,104 @@
-//! The control plane.
-fn main() {}
+//! `culvert-control`: the control plane.
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::error::ErrorKind;
+use culvert_control::{
+    cli::{Cli, Command, LogFormat, MeshArgs, Run, exit},
+    run,
+};
+use culvert_manifests::Severity;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = match Cli::from_process() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            // Nothing is left to do where even the message cannot be printed.
+            let _ = error.print();
+            return ExitCode::from(if asked { exit::OK } else { exit::USAGE });
+        }
+    };
+    ExitCode::from(match cli.command {
+        Command::Serve(args) => serve(args),
+        Command::Check { mesh } => check(&mesh),
+        Command::Token { node, state } => match run::token(&node, &state) {
+            Ok(token) => {
+                println!("{token}");
+                exit::OK
+            }
+            Err(error) => failed(&error),
+        },
+    })
+}
+
+fn check(args: &MeshArgs) -> u8 {
+    let complaints = match run::check(args) {
+        Ok(complaints) => complaints,
+        Err(error) => return failed(&error),
+    };
+    complaints.iter().for_each(|complaint| println!("{complaint}"));
+    let count = |severity| complaints.iter().filter(|complaint| complaint.severity == severity).count();
+    println!(
+        "{} errors, {} warnings, {} notes",
+        count(Severity::Error),
+        count(Severity::Warning),
+        count(Severity::Info)
+    );
+    if count(Severity::Error) > 0 { exit::FOUND_ERRORS } else { exit::OK }
+}
+
+fn serve(args: Run) -> u8 {
+    log(args.log_format);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.into()),
+    };
+    let served = runtime.block_on(async {
+        let (began, stopping) = tokio::sync::oneshot::channel();
+        let serving = run::serve(args, async {
+            stop_signal().await;
+            tracing::info!("stopping");
+            let _ = began.send(());
+        });
+        tokio::select! {
+            served = serving => served,
+            // Discovery streams never end by themselves.
+            () = async { let _ = stopping.await; tokio::time::sleep(Duration::from_secs(1)).await } => Ok(()),
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match served {
+        Ok(()) => exit::OK,
+        Err(error) => failed(&error),
+    }
+}
+
+async fn stop_signal() {
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        // Without handlers the signals end the process by themselves.
+        _ => std::future::pending().await,
+    }
+}
+
+fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("CULVERT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_ansi(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+fn failed(error: &anyhow::Error) -> u8 {
+    eprintln!("culvert-control: {error:#}");
+    exit::UNAVAILABLE
+}

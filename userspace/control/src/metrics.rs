@@ -99,7 +99,7 @@ impl Metrics {
         r.register("generation", "Generation of the index", self.generation.clone());
         r.register("resources", "Resources by type", self.resources.clone());
         r.register("complaints", "Complaints about manifests", self.complaints.clone());
-        let help = "1 while the directory of manifests cannot be taken and the last good state is served";
+        let help = "Whether the directory of manifests cannot be taken and the last good state is served";
         r.register("manifests_unusable", help, self.manifests_unusable.clone());
         r.register("streams", "Open discovery streams", self.streams.clone());
         r.register("xds_responses", "Discovery responses sent", self.responses.clone());

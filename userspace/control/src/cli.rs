@@ -1,0 +1,169 @@
+//! The command line.
+
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use culvert_identity::TrustDomain;
+use culvert_workload::{ActionDefault, MtlsDefault};
+use ipnet::IpNet;
+
+/// Exit codes (after `sysexits.h`).
+pub mod exit {
+    /// All is well.
+    pub const OK: u8 = 0;
+    /// `check` found errors.
+    pub const FOUND_ERRORS: u8 = 1;
+    /// A setting is wrong.
+    pub const USAGE: u8 = 64;
+    /// The directory, the state folder or an address cannot be used; the message says which.
+    pub const UNAVAILABLE: u8 = 69;
+}
+
+/// The control plane: reads a directory of Kubernetes and Istio YAML, serves agents, signs identities.
+///
+/// Without a command it serves: `culvert-control --manifests DIR --state DIR --listen ADDR:PORT`.
+#[derive(Debug, Parser)]
+#[command(name = "culvert-control", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    /// What to do.
+    pub command: Command,
+}
+
+impl Cli {
+    /// Reads the arguments of the process; where the first one is a flag, `serve` is meant.
+    pub fn from_process() -> Result<Self, clap::Error> {
+        Self::of(std::env::args_os().collect())
+    }
+
+    fn of(mut arguments: Vec<OsString>) -> Result<Self, clap::Error> {
+        let first = arguments.get(1).and_then(|first| first.to_str()).unwrap_or_default();
+        if first.starts_with('-') && !["-h", "--help", "-V", "--version"].contains(&first) {
+            arguments.insert(1, "serve".into());
+        }
+        Self::try_parse_from(arguments)
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve agents; what is done when no command is named.
+    Serve(Run),
+    /// Print a single-use join token for a node. It is good for one hour and replaces an earlier one.
+    Token {
+        /// The node's name, as in `spec.nodeName` of its pods.
+        node: String,
+        /// State folder of the control plane.
+        #[arg(long, value_name = "DIR")]
+        state: PathBuf,
+    },
+    /// Read a directory, print every complaint, and say whether there are errors (exit code 1).
+    Check {
+        #[command(flatten)]
+        /// What to read.
+        mesh: MeshArgs,
+    },
+}
+
+/// What is served.
+#[derive(Debug, Clone, Args)]
+pub struct MeshArgs {
+    /// Directory of Kubernetes and Istio YAML.
+    #[arg(long, value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// Trust domain; fixed by the first start. Default: the Mesh object's, else cluster.local.
+    #[arg(long, value_name = "NAME", value_parser = parse_trust_domain)]
+    pub trust_domain: Option<TrustDomain>,
+    /// What plaintext peers may do where no PeerAuthentication says anything. Default: the Mesh object's, else permissive.
+    #[arg(long, value_name = "MODE")]
+    pub default_mode: Option<Mode>,
+    /// What happens where no AuthorizationPolicy says anything. Default: the Mesh object's, else allow.
+    #[arg(long, value_name = "ACTION")]
+    pub default_action: Option<Action>,
+    /// A range of pod or service addresses, in addition to those of the Mesh object and of the nodes.
+    #[arg(long = "cluster-range", value_name = "CIDR")]
+    pub cluster_ranges: Vec<IpNet>,
+}
+
+/// Serving.
+#[derive(Debug, Clone, Args)]
+pub struct Run {
+    #[command(flatten)]
+    /// What is served.
+    pub mesh: MeshArgs,
+    /// State folder (0700): keys, tokens, last good state, audit.log, root.pem.
+    #[arg(long, value_name = "DIR")]
+    pub state: PathBuf,
+    /// Where agents call.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+    /// Where metrics and readiness are served.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<SocketAddr>,
+    /// Unix socket for status and complaints.
+    #[arg(long, value_name = "PATH")]
+    pub admin: Option<PathBuf>,
+    /// Form of the log.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// Life of leaves and node certificates where an agent does not ask for another, in seconds (10 to 86400).
+    #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = parse_leaf_life)]
+    pub leaf_life: Duration,
+}
+
+/// `--log-format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object per line.
+    Json,
+}
+
+/// `--default-mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Plaintext is let in.
+    Permissive,
+    /// Plaintext is refused.
+    Strict,
+}
+
+/// `--default-action`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Action {
+    /// Let in.
+    Allow,
+    /// Refused.
+    Deny,
+}
+
+impl From<Mode> for MtlsDefault {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Permissive => Self::Permissive,
+            Mode::Strict => Self::Strict,
+        }
+    }
+}
+
+impl From<Action> for ActionDefault {
+    fn from(action: Action) -> Self {
+        match action {
+            Action::Allow => Self::Allow,
+            Action::Deny => Self::Deny,
+        }
+    }
+}
+
+fn parse_trust_domain(text: &str) -> Result<TrustDomain, String> {
+    TrustDomain::parse(text).map_err(|error| error.to_string())
+}
+
+fn parse_leaf_life(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds @ 10..=86400) => Ok(Duration::from_secs(seconds)),
+        _ => Err("not a number of seconds from 10 to 86400".to_owned()),
+    }
+}
