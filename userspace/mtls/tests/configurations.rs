@@ -8,8 +8,8 @@ use std::{error::Error, fmt, io, sync::Arc};
 
 use culvert_identity::bundle::X509Bundle;
 use culvert_mtls::{
-    Credentials, CredentialsError, Expected, LocalIdentity, Refusal, anonymous_client_config, failure_reason, provider,
-    refusal_of,
+    Credentials, CredentialsError, Expected, LocalIdentity, Refusal, anonymous_client_config, failure_reason, peer_of,
+    provider, refusal_of,
 };
 use rcgen::KeyPair;
 use rustls::{
@@ -40,6 +40,36 @@ async fn two_agents_meet_with_the_preferred_suite_group_and_protocol_and_know_ea
         assert_eq!(seen.version, ProtocolVersion::TLSv1_3);
         assert_eq!(seen.alpn.as_deref(), Some(&b"h2"[..]));
     }
+}
+
+#[test]
+fn nobody_is_proven_while_the_handshake_is_under_way() {
+    let world = World::new();
+    let ((_w1, till), (_w2, bank)) = (world.local(TILL), world.local(BANK));
+    let dial = till.client_config(&expected(BANK)).unwrap();
+    let mut client = rustls::ClientConnection::new(dial, culvert_mtls::server_name()).unwrap();
+    let mut server = rustls::ServerConnection::new(bank.server_config().unwrap()).unwrap();
+    let reason = |connection: &rustls::CommonState| peer_of(connection).map_or_else(|r| r.reason(), |_| "proven");
+    assert_eq!(reason(&server), "not_proven");
+    let mut flight = Vec::new();
+    client.write_tls(&mut flight).unwrap();
+    server.read_tls(&mut &flight[..]).unwrap();
+    server.process_new_packets().unwrap();
+    assert_eq!(server.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+    assert_eq!(reason(&server), "not_proven");
+    flight.clear();
+    while server.wants_write() {
+        server.write_tls(&mut flight).unwrap();
+    }
+    client.read_tls(&mut &flight[..]).unwrap();
+    client.process_new_packets().unwrap();
+    flight.clear();
+    while client.wants_write() {
+        client.write_tls(&mut flight).unwrap();
+    }
+    server.read_tls(&mut &flight[..]).unwrap();
+    server.process_new_packets().unwrap();
+    assert_eq!((reason(&client), reason(&server)), ("proven", "proven"));
 }
 
 #[tokio::test]

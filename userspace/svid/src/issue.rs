@@ -89,7 +89,9 @@ impl IssueError {
             Self::Key => "key_failed",
             Self::Request => "csr_failed",
             Self::NoPod => "no_pod",
-            Self::Unreachable { .. } => "ca_unreachable",
+            Self::Unreachable { why: "unavailable" | "closed" | "reset" | "timeout", .. } => "ca_unreachable",
+            // The handshake's own reason, such as `unexpected_identity` or `no_svid`.
+            Self::Unreachable { why, .. } => why,
             Self::Denied(_) => "ca_denied",
             Self::Failed(_) => "ca_failed",
             Self::Timeout => "ca_timeout",

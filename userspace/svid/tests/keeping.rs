@@ -143,7 +143,8 @@ async fn renewal_comes_at_half_of_the_life_with_a_new_key_and_without_a_gap() {
     assert!((5..=7).contains(&(times.len() - 1)), "{times:?}");
     for pair in times.windows(2) {
         let after = (pair[1] - pair[0]).as_secs_f64();
-        assert!((1620.0..=1982.0).contains(&after), "{after}");
+        // A certificate begins with a whole second, so up to one before it was asked for.
+        assert!((1619.0..=1982.0).contains(&after), "{after}");
     }
     assert_eq!(keys.len(), times.len());
     keys.sort();
