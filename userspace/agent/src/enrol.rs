@@ -106,7 +106,7 @@ impl EnrolError {
             Self::NoRecord(_) => "no_record",
             Self::NotSynced => "not_synced",
             Self::OtherNode(_) => "other_node",
-            Self::NotEnrolled => "not_enrolled",
+            Self::NotEnrolled => "namespace_not_enrolled",
             Self::HostNetwork => "host_network",
             Self::Ended => "pod_ended",
             Self::BadIdentity => "bad_identity",
@@ -206,12 +206,12 @@ impl Enroller {
     /// Lets a pod go: everything of it ends, its traffic is its own again.
     pub async fn withdraw(&self, uid: &str) -> Result<(), EnrolError> {
         let _changing = self.changing.lock().await;
-        let known = self.forget(&WorkloadUid::new(uid));
+        self.forget(&WorkloadUid::new(uid));
         let (redirect, name) = (self.parts.redirect.clone(), uid.to_owned());
         let result = blocking(move || redirect.withdraw(&name)).await?;
         match result {
             // Repeating it changes nothing.
-            Err(redirect::WithdrawError::NotEnrolled(_)) if known => {}
+            Err(redirect::WithdrawError::NotEnrolled(_)) => {}
             other => other?,
         }
         self.parts.book.remove(uid).map_err(EnrolError::Book)?;
@@ -237,14 +237,16 @@ impl Enroller {
 
     async fn record(&self, uid: &WorkloadUid) -> Result<Arc<Workload>, EnrolError> {
         let current = &self.parts.shared.current;
-        let known = |snapshot: &Arc<Snapshot>| usable(snapshot, uid, &self.parts.node).ok();
-        if let Some(record) = current.wait_for(RECORD_PATIENCE, known).await {
-            return Ok(record);
-        }
-        match current.get() {
+        // A record that says no is an answer; only one that is not there yet is waited for.
+        let known = |snapshot: &Arc<Snapshot>| match usable(snapshot, uid, &self.parts.node) {
+            Err(EnrolError::NoRecord(_)) => None,
+            answer => Some(answer),
+        };
+        let answer = current.wait_for(RECORD_PATIENCE, known).await;
+        answer.unwrap_or_else(|| match current.get() {
             None => Err(EnrolError::NotSynced),
-            Some(snapshot) => usable(&snapshot, uid, &self.parts.node),
-        }
+            Some(_) => Err(EnrolError::NoRecord(self.parts.node.clone())),
+        })
     }
 
     async fn capture(
@@ -352,12 +354,10 @@ impl Enroller {
         }
     }
 
-    /// Takes a pod out of the table and ends what it has; says whether it was there.
-    fn forget(&self, uid: &WorkloadUid) -> bool {
-        let Some(held) = self.held().remove(uid) else { return false };
-        self.end(&held);
+    /// Takes a pod out of the table and ends what it has.
+    fn forget(&self, uid: &WorkloadUid) {
+        self.forget_tasks(uid);
         self.parts.keeper.release(uid.as_str());
-        true
     }
 
     /// The same for a pod that is about to be held anew: its identity stays.

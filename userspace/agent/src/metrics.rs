@@ -11,7 +11,7 @@ use std::sync::Arc;
 use prometheus_client::{encoding::text::encode, registry::Registry};
 
 pub use observed::Observed;
-pub use own::{Own, Word};
+pub use own::{Kernel, Own};
 pub use tcp::Tcp;
 
 /// All metrics of the agent.

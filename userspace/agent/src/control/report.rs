@@ -46,7 +46,7 @@ async fn one_stream(port: &ControlPort, identity: &NodeIdentity, enroller: &Enro
     tokio::select! {
         answer = call => match answer {
             Ok(_) => "closed by the control plane".to_owned(),
-            Err(status) => crate::outcome::chain(&status),
+            Err(status) => format!("{}: {}", status.code(), status.message()),
         },
         () = feed => "the report cannot be sent".to_owned(),
         _ = renewed.changed() => "the node's certificate was renewed".to_owned(),

@@ -60,7 +60,11 @@ pub async fn follow(feed: Feed) {
         match error {
             End::Renewed => {}
             End::Failed(text) => {
-                tracing::warn!(error = text, "the control plane's stream has ended; going on with the last state");
+                if pause == SHORTEST_PAUSE {
+                    tracing::warn!(error = text, "the control plane's stream has ended; going on with the last state");
+                } else {
+                    tracing::debug!(error = text, "the control plane is still away");
+                }
                 tokio::time::sleep(jittered(pause)).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
@@ -99,7 +103,7 @@ impl Feed {
             let response = match responses.message().await {
                 Ok(Some(response)) => response,
                 Ok(None) => return "closed by the control plane".to_owned(),
-                Err(status) => return crate::outcome::chain(&status),
+                Err(status) => return said(&status),
             };
             let answer = self.apply(state, &response);
             if requests.send(answer).await.is_err() {
@@ -129,7 +133,7 @@ impl Feed {
         let channel = self.port.channel(self.identity.identity());
         let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
         let answer = client.delta_aggregated_resources(ReceiverStream::new(receiver)).await;
-        let stream = answer.map_err(|status| crate::outcome::chain(&status))?.into_inner();
+        let stream = answer.map_err(|status| said(&status))?.into_inner();
         Ok((sender, stream))
     }
 
@@ -167,6 +171,11 @@ impl Feed {
         tracing::info!(generation, workloads, policies = snapshot.authorizations.len(), "state of the control plane");
         self.current.set(Arc::new(snapshot));
     }
+}
+
+/// gRPC's code with its message, and nothing of the layers below.
+fn said(status: &tonic::Status) -> String {
+    format!("{}: {}", status.code(), status.message())
 }
 
 fn ack(response: &DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {

@@ -1,4 +1,5 @@
-//! Every 30 seconds: what the kernel has is compared with what should be there, and mended.
+//! Every 30 seconds what the kernel has is compared with what should be there, and mended; its counters are read more
+//! often.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +10,10 @@ use culvert_workload::WorkloadUid;
 use super::Enroller;
 use crate::{acceptor, metrics::Metrics, pod::Pod};
 
-const PERIOD: Duration = Duration::from_secs(30);
+/// How often the kernel's counters are read.
+const COUNT: Duration = Duration::from_secs(5);
+/// Every so many counts, pods are compared with the kernel: every 30 s.
+const COUNTS_PER_LOOK: u32 = 6;
 
 /// What the kernel says of one pod.
 #[derive(Debug, Clone, Default)]
@@ -35,10 +39,14 @@ impl Captured {
 impl Enroller {
     /// Verifies and repairs, for ever.
     pub async fn reconcile(self: Arc<Self>, kubelet_cgroup: Option<std::path::PathBuf>) {
-        let mut clock = tokio::time::interval(PERIOD);
+        let mut clock = tokio::time::interval(COUNT);
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
+        for turn in 1_u32.. {
             clock.tick().await;
+            self.count().await;
+            if !turn.is_multiple_of(COUNTS_PER_LOOK) {
+                continue;
+            }
             if let Some(folder) = &kubelet_cgroup
                 && let Err(error) = self.parts.redirect.set_kubelet_cgroup(Some(folder))
             {
@@ -47,7 +55,6 @@ impl Enroller {
             for pod in self.pods() {
                 self.mend(&pod).await;
             }
-            self.count().await;
         }
     }
 
@@ -73,6 +80,10 @@ impl Enroller {
                 addresses: pod.addresses.clone(),
             });
         }
+        let own = &self.parts.shared.metrics.own;
+        let captured = pods.iter().filter(|pod| pod.captured).count();
+        own.pods.set(i64::try_from(pods.len()).unwrap_or(i64::MAX));
+        own.pods_captured.set(i64::try_from(captured).unwrap_or(i64::MAX));
         let enforced_generation = self.parts.shared.current.get().map_or(0, |snapshot| snapshot.generation);
         NodeStatus { enforced_generation, pods }
     }
@@ -115,29 +126,21 @@ impl Enroller {
         }
     }
 
-    /// Brings the gauges of pods and drops up to date.
-    pub async fn count(&self) {
+    async fn count(&self) {
         let metrics = &self.parts.shared.metrics;
-        let pods = self.pods();
-        let mut captured = 0;
-        for pod in &pods {
-            captured += i64::from(self.captured(&pod.uid).await.is_complete());
-        }
-        metrics.own.pods.set(i64::try_from(pods.len()).unwrap_or(i64::MAX));
-        metrics.own.pods_captured.set(captured);
         let redirect = self.parts.redirect.clone();
         match super::blocking(move || redirect.counters()).await {
-            Ok(Ok(counts)) => drops(metrics, &counts),
+            Ok(Ok(counts)) => counters(metrics, &counts),
             Ok(Err(error)) => tracing::warn!(reason = error.reason(), %error, "the kernel's counters cannot be read"),
             Err(_stopping) => {}
         }
     }
 }
 
-fn drops(metrics: &Metrics, counts: &[culvert_redirect::Counts]) {
+fn counters(metrics: &Metrics, counts: &[culvert_redirect::Counts]) {
     for counter in Counter::ALL {
         let sum: u64 = counts.iter().map(|pod| pod.values.get(*counter)).sum();
-        let label = crate::metrics::Word { reason: counter.name() };
-        metrics.own.guard_drops.get_or_create(&label).set(i64::try_from(sum).unwrap_or(i64::MAX));
+        let label = crate::metrics::Kernel { counter: counter.name() };
+        metrics.own.kernel.get_or_create(&label).set(i64::try_from(sum).unwrap_or(i64::MAX));
     }
 }

@@ -32,7 +32,7 @@ fn a_pod_without_a_fitting_record_is_refused_with_its_reason() {
     assert_eq!(with(|web| web.node = "n2".into()), Err("other_node"));
     assert_eq!(with(|web| web.host_network = true), Err("host_network"));
     assert_eq!(with(|web| web.phase = Phase::Ended), Err("pod_ended"));
-    assert_eq!(with(|web| web.protocol = Protocol::Plain), Err("not_enrolled"));
+    assert_eq!(with(|web| web.protocol = Protocol::Plain), Err("namespace_not_enrolled"));
     let nobody = usable(&snapshot([], [], []), &WorkloadUid::new("web"), &node);
     assert!(matches!(nobody, Err(EnrolError::NoRecord(_))));
 }

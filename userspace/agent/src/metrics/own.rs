@@ -33,6 +33,13 @@ pub struct Group {
     pub group: &'static str,
 }
 
+/// A counter of the kernel side.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Kernel {
+    /// Its name: `culvert_abi::Counter::name`.
+    pub counter: &'static str,
+}
+
 /// One word.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Word {
@@ -67,8 +74,8 @@ pub struct Own {
     pub issue_seconds: HistogramOf,
     /// Seconds until the first SVID of this node ends (negative: it has).
     pub svid_expiry: Gauge,
-    /// Packets that the guard dropped, by its reason, as read from the kernel.
-    pub guard_drops: Family<Word, Gauge>,
+    /// What steering and guard have counted, passed and dropped, as read from the kernel.
+    pub kernel: Family<Kernel, Gauge>,
     /// Pods that are enrolled.
     pub pods: Gauge,
     /// Pods of which the kernel says that they are captured.
@@ -151,7 +158,7 @@ impl Own {
         sub.register("svid_rotation_failures", "Failed renewals by reason", own.rotation_failures.clone());
         sub.register_with_unit("svid_issue", "From asking to having", seconds.clone(), own.issue_seconds.0.clone());
         sub.register_with_unit("svid_expiry", "Until the first SVID ends", seconds, own.svid_expiry.clone());
-        sub.register("guard_drops", "Packets dropped by the guard, as counted by the kernel", own.guard_drops.clone());
+        sub.register("kernel_events", "What steering and guard have passed and dropped", own.kernel.clone());
         sub.register("pods_enrolled", "Enrolled pods", own.pods.clone());
         sub.register("pods_captured", "Pods captured, as read from the kernel", own.pods_captured.clone());
         sub.register("tunnels_open", "Open tunnels", own.tunnels.clone());
