@@ -15,8 +15,7 @@ use std::{
 
 use culvert_mtls::{Trust, TrustBundles};
 use culvert_svid::{
-    ControlPort, Issue, IssueError, JoinError, Keeper, KeeperSettings, Key, NoObserver, NodeIdentity, Request, Signer,
-    SystemClock,
+    ControlPort, Issue, JoinError, Keeper, KeeperSettings, Key, NoObserver, NodeIdentity, Request, Signer, SystemClock,
     node::{self, join, load, save},
 };
 use support::{
