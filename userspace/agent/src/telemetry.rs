@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use culvert_tunnel::{Baggage, OpenError, TunnelStream, connect::WorkloadKind};
+use culvert_tunnel::{Baggage, DialWatch, OpenError, Peer, Route, connect::WorkloadKind};
 use culvert_workload::{Roster, ServiceName, TargetPort, Workload};
 
 use crate::metrics::Metrics;
@@ -23,18 +23,22 @@ pub(crate) fn baggage(workload: &Workload) -> Baggage {
     }
 }
 
-/// Counts the result of opening a stream; `fresh` when a tunnel was dialled for it.
-pub(crate) fn dialled(metrics: &Metrics, opened: &Result<TunnelStream, OpenError>, took: Duration, fresh: bool) {
-    match opened {
-        Ok(stream) => {
-            metrics.own.connect_seconds.observe(took);
-            if fresh {
-                metrics.own.handshake("outbound", "ok");
-                metrics.own.group(stream.peer().key_exchange);
+/// Counts dials of tunnels.
+#[derive(Debug)]
+pub(crate) struct Dials(pub(crate) Arc<Metrics>);
+
+impl DialWatch for Dials {
+    fn dialled(&self, _route: &Route, result: Result<&Peer, &OpenError>, took: Duration) {
+        let own = &self.0.own;
+        match result {
+            Ok(peer) => {
+                own.handshake("outbound", "ok");
+                own.handshake_seconds.observe(took);
+                own.group(peer.key_exchange);
             }
+            Err(OpenError::Handshake(error)) => own.handshake("outbound", error.reason()),
+            Err(_) => {}
         }
-        Err(OpenError::Handshake(error)) => metrics.own.handshake("outbound", error.reason()),
-        Err(_) => {}
     }
 }
 

@@ -27,6 +27,7 @@ use crate::{
     outcome::{Direction, Sink},
     pod::Pod,
     snapshot::Current,
+    telemetry,
 };
 
 /// How long an endpoint that did not answer is tried last.
@@ -191,7 +192,11 @@ impl Workers {
 
 impl Worker {
     fn new(shared: Arc<Shared>) -> Self {
-        let pool = Pool::new(shared.limits.clone(), shared.proofs.clone());
+        let pool = Pool::with_watch(
+            shared.limits.clone(),
+            shared.proofs.clone(),
+            Rc::new(telemetry::Dials(shared.metrics.clone())),
+        );
         let server = Server::new(shared.limits.clone(), shared.proofs.clone());
         Self { shared, pool, server, shunned: RefCell::default() }
     }

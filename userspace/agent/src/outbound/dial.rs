@@ -1,6 +1,6 @@
 //! Takes the ways that were authorized, one after the other, until one leads somewhere.
 
-use std::{cell::Cell, io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use culvert_identity::SpiffeId;
 use culvert_mtls::{Expected, Refusal};
@@ -205,13 +205,12 @@ async fn tunnel(
     let gate = SocketAddr::new(address.ip(), HBONE_PORT);
     let route = route(&accepted.pod, accepted.peer, workload, gate, identity).map_err(DialError::NoCredentials)?;
     let request = request(accepted, address);
-    let (begun, fresh) = (tokio::time::Instant::now(), Cell::new(false));
-    let dial = || {
-        fresh.set(true);
-        dialler(accepted.pod.netns.clone(), gate)
-    };
+    let begun = tokio::time::Instant::now();
+    let dial = || dialler(accepted.pod.netns.clone(), gate);
     let opened = worker.pool.open(&route, &request, dial).await;
-    telemetry::dialled(&worker.shared.metrics, &opened, begun.elapsed(), fresh.get());
+    if opened.is_ok() {
+        worker.shared.metrics.own.connect_seconds.observe(begun.elapsed());
+    }
     // An answer comes over a tunnel, and there is none without the identity that was asked for.
     if matches!(opened, Ok(_) | Err(OpenError::Refused(_) | OpenError::AnswerTimeout | OpenError::Reset(_))) {
         let record = &mut accepted.outcome.record;
