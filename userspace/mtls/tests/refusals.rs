@@ -211,13 +211,21 @@ async fn chains_that_break_above_the_leaf() {
     refused_by_both(&world, &ended.leaf(TILL), "signer_not_valid").await;
     let too_deep = root.below(|p| p.is_ca = IsCa::Ca(BasicConstraints::Constrained(0))).below(|_| {});
     refused_by_both(&world, &too_deep.leaf(TILL), "bad_path").await;
-    // URI name constraints cannot be judged by the path builder, so such a chain is not accepted.
+    // A name constraint that the leaf breaks.
     let constrained = root.below(|p| {
         let permitted_subtrees = vec![GeneralSubtree::DnsName("shop".into())];
         p.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: vec![] });
     });
     let host = rcgen::SanType::DnsName("till.elsewhere".try_into().unwrap());
     refused_by_both(&world, &constrained.odd_leaf(TILL, |p| p.subject_alt_names.push(host)), "bad_path").await;
+    // URI name constraints cannot be judged by the path builder: even one that fits is refused.
+    let uri_constrained = root.below(|p| {
+        let permitted = [&[0x30, 13, 0xa0, 11, 0x30, 9, 0x86, 7][..], b"td.test"].concat();
+        let mut extension = rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 30], permitted);
+        extension.set_criticality(true);
+        p.custom_extensions.push(extension);
+    });
+    refused_by_both(&world, &uri_constrained.leaf(TILL), "bad_path").await;
 }
 
 #[tokio::test]
