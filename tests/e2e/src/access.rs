@@ -66,36 +66,42 @@ pub struct Follower {
     log: PathBuf,
     position: u64,
     rest: String,
+    unclaimed: Vec<Access>,
 }
 
 impl Follower {
     /// From the present end of the log on.
     pub fn from_now(log: PathBuf) -> Follower {
         let position = std::fs::metadata(&log).map(|metadata| metadata.len()).unwrap_or(0);
-        Follower { log, position, rest: String::new() }
+        Follower { log, position, rest: String::new(), unclaimed: Vec::new() }
     }
 
-    /// What is new since the last call.
+    /// What is new since the last call, and what nobody has claimed before.
     pub fn news(&mut self) -> Result<Vec<Access>> {
+        self.read()?;
+        Ok(std::mem::take(&mut self.unclaimed))
+    }
+
+    fn read(&mut self) -> Result<()> {
         let mut file = std::fs::File::open(&self.log).with_context(|| format!("no log {}", self.log.display()))?;
         file.seek(SeekFrom::Start(self.position))?;
         let mut bytes = Vec::new();
         self.position += file.read_to_end(&mut bytes)? as u64;
         self.rest.push_str(&String::from_utf8_lossy(&bytes));
-        let mut news = Vec::new();
         while let Some((line, rest)) = self.rest.split_once('\n') {
-            news.extend(Access::parse(line));
+            self.unclaimed.extend(Access::parse(line));
             self.rest = rest.to_owned();
         }
-        Ok(news)
+        Ok(())
     }
 
-    /// Waits for a record that `fits`; what does not fit is dropped.
+    /// Waits for a record that `fits` and claims it; others stay, because two pods of one node share a log.
     pub fn wait_for(&mut self, patience: Duration, fits: impl Fn(&Access) -> bool) -> Result<Option<Access>> {
         let deadline = Instant::now() + patience;
         loop {
-            if let Some(found) = self.news()?.into_iter().find(|access| fits(access)) {
-                return Ok(Some(found));
+            self.read()?;
+            if let Some(position) = self.unclaimed.iter().position(&fits) {
+                return Ok(Some(self.unclaimed.remove(position)));
             }
             if Instant::now() > deadline {
                 return Ok(None);

@@ -31,7 +31,7 @@ impl Exchange {
             ((1 << power) + pattern.number() % 3).saturating_sub(1).min(largest)
         };
         let (up, down) = (size(), size());
-        Exchange { seed: number + 1, up, down, server_first: pattern.number() % 2 == 0 }
+        Exchange { seed: number + 1, up, down, server_first: pattern.number().is_multiple_of(2) }
     }
 
     fn head(self) -> [u8; 25] {
