@@ -1,6 +1,6 @@
 //! What a process with NET_RAW can do: frames past the whole stack, and seeing what an interface sees.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -111,34 +111,27 @@ pub fn ip_frame(pod: &culvert_lab::Pod, packet: Vec<u8>) -> Result<Frame> {
     Ok(Frame { to, from, ethertype, payload: packet })
 }
 
-/// Loads the XDP program that passes everything and pins it.
-pub fn pin_xdp_pass(pin: &std::path::Path) -> Result<()> {
-    #[repr(C)]
-    struct Load {
-        kind: u32,
-        count: u32,
-        instructions: u64,
-        license: u64,
-        log_level: u32,
-        log_size: u32,
-        log: u64,
-        version: u32,
-        flags: u32,
-    }
-    #[repr(C)]
-    struct Pin {
-        path: u64,
-        fd: u32,
-        flags: u32,
-    }
+#[repr(C)]
+struct Load {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    version: u32,
+    flags: u32,
+}
+
+/// Loads a program that returns one number.
+fn load_constant(kind: u32, answer: u32) -> Result<OwnedFd> {
     const PROG_LOAD: u32 = 5;
-    const OBJ_PIN: u32 = 6;
-    const XDP: u32 = 6;
-    // r0 = XDP_PASS; exit
-    let instructions: [u64; 2] = [0x0000_0002_0000_00b7, 0x95];
+    // r0 = answer; exit
+    let instructions: [u64; 2] = [u64::from(answer) << 32 | 0xb7, 0x95];
     let license = c"GPL";
     let load = Load {
-        kind: XDP,
+        kind,
         count: 2,
         instructions: instructions.as_ptr() as u64,
         license: license.as_ptr() as u64,
@@ -150,13 +143,59 @@ pub fn pin_xdp_pass(pin: &std::path::Path) -> Result<()> {
     };
     // SAFETY: a prefix of `union bpf_attr` with its size; the pointers in it live as long as the call.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const load, size_of::<Load>()) };
-    ensure!(fd >= 0, "loading XDP: {}", std::io::Error::last_os_error());
-    let path = std::ffi::CString::new(pin.to_str().context("path")?)?;
-    let pinned = Pin { path: path.as_ptr() as u64, fd: u32::try_from(fd)?, flags: 0 };
-    // SAFETY: as above.
-    let ret = unsafe { libc::syscall(libc::SYS_bpf, OBJ_PIN, &raw const pinned, size_of::<Pin>()) };
-    ensure!(ret == 0, "pinning XDP: {}", std::io::Error::last_os_error());
+    ensure!(fd >= 0, "loading a program: {}", std::io::Error::last_os_error());
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) })
+}
+
+fn pin(fd: &OwnedFd, path: &std::path::Path) -> Result<()> {
+    const OBJ_PIN: u32 = 6;
+    let path = std::ffi::CString::new(path.to_str().context("path")?)?;
+    let attr = [path.as_ptr() as u64, u64::try_from(fd.as_raw_fd())?];
+    // SAFETY: path and descriptor are the first two words of this command's attributes; the path
+    // lives as long as the call.
+    let ret = unsafe { libc::syscall(libc::SYS_bpf, OBJ_PIN, &raw const attr, 16) };
+    ensure!(ret == 0, "pinning: {}", std::io::Error::last_os_error());
     Ok(())
+}
+
+/// Attaches a program in front of all others of an interface of the calling thread's netns.
+fn attach_tcx(program: &OwnedFd, ifindex: u32, attach_type: u32) -> Result<OwnedFd> {
+    #[repr(C)]
+    struct Create {
+        program: u32,
+        target: u32,
+        attach_type: u32,
+        flags: u32,
+        relative: u32,
+        pad: u32,
+        revision: u64,
+    }
+    const LINK_CREATE: u32 = 28;
+    const BEFORE: u32 = 1 << 3;
+    let program = u32::try_from(program.as_raw_fd())?;
+    let create = Create { program, target: ifindex, attach_type, flags: BEFORE, relative: 0, pad: 0, revision: 0 };
+    // SAFETY: a prefix of `union bpf_attr` with its size.
+    let link = unsafe { libc::syscall(libc::SYS_bpf, LINK_CREATE, &raw const create, size_of::<Create>()) };
+    ensure!(link >= 0, "attaching: {}", std::io::Error::last_os_error());
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(link)?) })
+}
+
+/// Loads the XDP program that passes everything and pins it.
+pub fn pin_xdp_pass(path: &std::path::Path) -> Result<()> {
+    const XDP: u32 = 6;
+    const XDP_PASS: u32 = 2;
+    pin(&load_constant(XDP, XDP_PASS)?, path)
+}
+
+/// Lets nothing pass over `lo` of a netns as long as the returned link is open.
+pub fn drop_on_loopback(netns: &Netns) -> Result<OwnedFd> {
+    const SCHED_CLS: u32 = 3;
+    const SHOT: u32 = 2;
+    const TCX_EGRESS: u32 = 47;
+    let program = load_constant(SCHED_CLS, SHOT)?;
+    netns.enter(move || attach_tcx(&program, 1, TCX_EGRESS))
 }
 
 /// Switches generic receive offload of an interface on, which turns NAPI on for a veth.
@@ -185,45 +224,15 @@ pub fn switch_gro_on(netns: &Netns, interface: &str) -> Result<()> {
 }
 
 /// Attaches a program in front of all others at the ingress of a pod's host veth, and pins the link.
-pub fn attach_in_front(node: &Netns, pod: &culvert_lab::Pod, program: u32, pin: &std::path::Path) -> Result<()> {
-    #[repr(C)]
-    struct Create {
-        program: u32,
-        target: u32,
-        attach_type: u32,
-        flags: u32,
-        relative: u32,
-        pad: u32,
-        revision: u64,
-    }
+pub fn attach_in_front(node: &Netns, pod: &culvert_lab::Pod, program: u32, path: &std::path::Path) -> Result<()> {
     const GET_FD_BY_ID: u32 = 13;
-    const LINK_CREATE: u32 = 28;
-    const OBJ_PIN: u32 = 6;
     const TCX_INGRESS: u32 = 46;
-    const BEFORE: u32 = 1 << 3;
     let ifindex = pod.host_ifindex()?;
-    let path = std::ffi::CString::new(pin.to_str().context("path")?)?;
-    node.enter(|| {
-        let id = [program, 0, 0];
-        // SAFETY: a prefix of `union bpf_attr` with its size.
-        let fd = unsafe { libc::syscall(libc::SYS_bpf, GET_FD_BY_ID, &raw const id, 12) };
-        ensure!(fd >= 0, "program {program}: {}", std::io::Error::last_os_error());
-        let create = Create {
-            program: u32::try_from(fd)?,
-            target: ifindex,
-            attach_type: TCX_INGRESS,
-            flags: BEFORE,
-            relative: 0,
-            pad: 0,
-            revision: 0,
-        };
-        // SAFETY: as above.
-        let link = unsafe { libc::syscall(libc::SYS_bpf, LINK_CREATE, &raw const create, size_of::<Create>()) };
-        ensure!(link >= 0, "attaching: {}", std::io::Error::last_os_error());
-        let pinned = [path.as_ptr() as u64, u64::try_from(link)?];
-        // SAFETY: as above; path and descriptor are the first two words of this command.
-        let ret = unsafe { libc::syscall(libc::SYS_bpf, OBJ_PIN, &raw const pinned, 16) };
-        ensure!(ret == 0, "pinning: {}", std::io::Error::last_os_error());
-        Ok(())
-    })
+    let id = [program, 0, 0];
+    // SAFETY: a prefix of `union bpf_attr` with its size.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, GET_FD_BY_ID, &raw const id, 12) };
+    ensure!(fd >= 0, "program {program}: {}", std::io::Error::last_os_error());
+    // SAFETY: a new descriptor that nobody else owns.
+    let program = unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) };
+    node.enter(move || pin(&attach_tcx(&program, ifindex, TCX_INGRESS)?, path))
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use culvert_lab::Process;
 use culvert_netns_tests::peer::{self, Echo, Tricks, at};
 use culvert_netns_tests::*;
-use culvert_redirect::{DroppedBy, EnrolError, OpenError, OpenFlows, Redirect};
+use culvert_redirect::{DroppedBy, OpenError, OpenFlows, Redirect};
 
 const SHORT: Duration = Duration::from_millis(1200);
 
@@ -44,7 +44,8 @@ fn t10_a_killed_agent_leaks_nothing_and_its_successor_resumes() {
         let mut open = peer::connect(pod.netns(), there.address)?;
         peer::ping(&mut open, b"before")?;
         peer::ping(&mut peer::connect(other.netns(), here.address)?, b"before")?;
-        (there.peer()?, here.peer()?);
+        there.peer()?;
+        here.peer()?;
         let link = lab.capture_link()?;
         agent.kill9()?;
         // What went through the agent ends, and nothing goes past it.
@@ -327,7 +328,7 @@ fn t27_a_host_network_pod_and_doubtful_namespaces_are_refused() {
         let pod = lab.node(1).pod("app", &PodOptions::default())?;
         let elsewhere = lab.node(2).pod("far", &PodOptions::default())?;
         let agent = Agent::start(lab.node(1))?;
-        let _taken = agent.enrol(&pod)?;
+        let taken = agent.enrol(&pod)?;
         let refusal = |uid: &str, fd| -> Result<&'static str> {
             let settings = PodSettings::default();
             Ok(agent.try_enrol(uid, fd, settings)?.map(drop).map_err(|error| error.reason()).unwrap_err())
@@ -347,8 +348,26 @@ fn t27_a_host_network_pod_and_doubtful_namespaces_are_refused() {
         assert_eq!(refusal("third", agent::netns_fd(&third)?)?, "routing_taken");
         let echo = Echo::start(elsewhere.netns(), at(elsewhere.ip4(), 80))?;
         assert!(peer::connect_with(third.netns(), echo.address, quick()).is_err());
+        let redirect = agent.redirect.clone();
+        let event = taken
+            .block_on(async move { Ok(tokio::time::timeout(agent::PATIENCE, redirect.events()?.next()).await??) })?;
+        assert_eq!((event.reason, event.source.ip()), (Counter::DropUnclassified, third.ip4().into()));
         third.netns().ip("rule del pref 70")?;
         agent.enrol(&third)?;
+        Ok(())
+    });
+}
+
+#[test]
+fn t27b_a_pod_in_which_capture_does_not_work_is_refused() {
+    in_sandbox!(|| {
+        let lab = Lab::two_nodes()?;
+        let pod = lab.node(1).pod("app", &PodOptions::default())?;
+        // Rules, routes and programs will all be there, but nothing passes over `lo`.
+        let _link = raw::drop_on_loopback(pod.netns())?;
+        let agent = Agent::start(lab.node(1))?;
+        let refused = agent.try_enrol("app", agent::netns_fd(&pod)?, PodSettings::default())?;
+        assert_eq!(refused.map(drop).map_err(|error| error.reason()), Err("self_test_failed"));
         Ok(())
     });
 }
@@ -455,7 +474,80 @@ fn each_drop_is_reported_with_pod_reason_and_tuple() {
 }
 
 #[test]
-fn refusals_are_typed() {
-    assert_eq!(EnrolError::HostNetwork.reason(), "host_network");
-    assert_eq!(OpenError::NoPrograms.reason(), "no_bpf_programs");
+fn the_documented_capabilities_are_enough() {
+    in_sandbox!(|| {
+        let lab = Lab::two_nodes()?;
+        let pod = lab.node(1).pod("app", &PodOptions::default())?;
+        let server = lab.node(2).pod("server", &PodOptions::default())?;
+        let echo = Echo::start(server.netns(), at(server.ip4(), 80))?;
+        let here = Echo::start(pod.netns(), at(pod.ip4(), 80))?;
+        let (config, fd) = (agent::config(lab.node(1)), agent::netns_fd(&pod)?);
+        let (there, near, client) = (echo.address, here.address, server.ip4());
+        lab.node(1).netns().enter(move || {
+            use caps::Capability::{CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN};
+            let few = [CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN].into_iter().collect();
+            caps::set(None, caps::CapSet::Effective, &few)?;
+            caps::set(None, caps::CapSet::Permitted, &few)?;
+            let redirect = Redirect::open(config)?;
+            let taken = redirect.enrol("app", fd, PodSettings::default())?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                taken.netns.connect_wire(there).await?;
+                taken.netns.connect_app(client.into(), near).await?;
+                Ok::<_, Error>(())
+            })?;
+            ensure!(redirect.verify("app")?.is_empty(), "deviations");
+            redirect.sweep()?;
+            redirect.withdraw("app")?;
+            Ok(())
+        })?;
+        echo.peer()?;
+        assert_eq!(here.peer()?.ip(), server.ip4());
+        Ok(())
+    });
+}
+
+#[test]
+fn dialling_refuses_addresses_that_cannot_be_meant() {
+    in_sandbox!(|| {
+        let lab = Lab::two_nodes()?;
+        let pod = lab.node(1).pod("app", &PodOptions::default())?;
+        let agent = Agent::start(lab.node(1))?;
+        let taken = agent.enrol(&pod)?;
+        let (netns, app) = (taken.pod.netns.clone(), at(pod.ip4(), 80));
+        assert!(netns.is_own(pod.ip4().into()) && !netns.is_own("10.244.1.77".parse()?));
+        taken.block_on(async move {
+            let clients = ["127.0.0.1", "169.254.1.9", "224.0.0.1", "0.0.0.0", "255.255.255.255", "fd00::9"];
+            for client in clients.iter().map(|ip| ip.parse()).chain([Ok(app.ip())]) {
+                let refused = netns.connect_app(client?, app).await.unwrap_err();
+                ensure!(refused.reason() == "address_refused", "{refused}");
+            }
+            let elsewhere = at("10.244.2.2".parse::<std::net::Ipv4Addr>()?, 80);
+            for refused in [
+                netns.connect_app("192.0.2.9".parse()?, elsewhere).await.map(drop),
+                netns.connect_wire(app).await.map(drop),
+                netns.connect_wire(at(std::net::Ipv4Addr::LOCALHOST, 80)).await.map(drop),
+                netns.connect_plain(elsewhere).await.map(drop),
+            ] {
+                ensure!(refused.is_err_and(|error| error.reason() == "address_refused"), "not refused");
+            }
+            // Nobody listens: the app refuses, and says so.
+            let refused = netns.connect_app("192.0.2.9".parse()?, app).await.unwrap_err();
+            ensure!(refused.reason() == "connection_refused", "{refused}");
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn this_machine_has_what_culvert_needs() {
+    in_sandbox!(|| {
+        for finding in culvert_redirect::check_machine(Path::new(culvert_lab::sandbox::BPFFS)) {
+            ensure!(finding.ok && finding.remedy.is_none(), "{finding:?}");
+        }
+        let elsewhere = culvert_redirect::check_machine(Path::new("/run"));
+        let wrong: Vec<_> = elsewhere.iter().filter(|finding| !finding.ok).collect();
+        ensure!(wrong.len() == 1 && wrong[0].name == "bpffs" && wrong[0].remedy.is_some(), "{wrong:?}");
+        Ok(())
+    });
 }

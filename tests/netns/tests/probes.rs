@@ -146,3 +146,31 @@ fn t21_a_probes_replies_leave_by_the_wire() {
         Ok(())
     });
 }
+
+#[test]
+fn t15c_the_tuple_of_an_old_probe_exempts_nobody_else() {
+    in_sandbox!(|| {
+        let scene = Scene::new()?;
+        let path = format!("{}/culvert/v1/node1/maps/probe_flows", culvert_lab::sandbox::BPFFS);
+        let map = aya::maps::Map::LruHashMap(aya::maps::MapData::from_pin(path)?);
+        let mut flows: aya::maps::HashMap<_, culvert_abi::FlowKey, u32> = map.try_into()?;
+        for v6 in [false, true] {
+            let echo = Echo::start(scene.pod.netns(), at(own(&scene.pod, v6)?, PROBED))?;
+            let node: std::net::IpAddr = if v6 { scene.node().ip6().into() } else { scene.node().ip4().into() };
+            let source = at(node, 40_000);
+            let old = culvert_abi::FlowKey {
+                local_ip: culvert_abi::words(echo.address.ip()),
+                remote_ip: culvert_abi::words(node),
+                local_port: PROBED,
+                remote_port: source.port(),
+                pod: scene.taken.pod.host_ifindex,
+            };
+            flows.insert(old, 1, 0)?;
+            let tricks = peer::Tricks { source: Some(source), ..peer::Tricks::default() };
+            let _stream = peer::connect_with(scene.node().netns(), echo.address, tricks)?;
+            assert_eq!(scene.taken.inbound(v6)?.client, source);
+            assert!(echo.is_unvisited() && flows.get(&old, 0).is_err());
+        }
+        Ok(())
+    });
+}

@@ -33,7 +33,7 @@ fn serve(pod: &Pod, address: SocketAddr, first: First) -> Result<()> {
                     stream.read_exact(&mut byte).await?;
                     stream.write_all(&byte).await?;
                     if first == First::Client {
-                        stream.read(&mut byte).await?;
+                        let _end = stream.read(&mut byte).await?;
                     }
                     stream.shutdown().await?;
                     stream.read(&mut byte).await
@@ -108,4 +108,48 @@ fn one_client_may_close_first_as_often_as_it_likes() {
 #[test]
 fn the_server_may_close_first_as_often_as_it_likes() {
     in_sandbox!(|| flood(First::Server));
+}
+
+/// Connections of the pod's own processes, through a relay, to one address outside.
+fn flood_outbound(first: First) -> Result<()> {
+    let lab = Lab::two_nodes()?;
+    let pod = lab.node(1).pod("app", &PodOptions::default())?;
+    let server = lab.node(2).pod("server", &PodOptions::default())?;
+    let agent = Agent::start(lab.node(1))?;
+    let relay = agent.enrol(&pod)?.relay()?;
+    // Fewer ports than by default: each is used again many times within the run.
+    pod.netns().sysctl("net/ipv4/ip_local_port_range", "40000 52000")?;
+    let address = at(own(&server, false)?, 8080);
+    serve(&server, address, first)?;
+    let started = Instant::now();
+    pod.netns().enter(move || {
+        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async move {
+            let mut tasks = tokio::task::JoinSet::new();
+            for _ in 0..CONNECTIONS {
+                if tasks.len() >= AT_ONCE {
+                    tasks.join_next().await.context("no task")???;
+                }
+                tasks.spawn(async move {
+                    exchange(tokio::time::timeout(agent::PATIENCE, TcpStream::connect(address)).await??, first).await
+                });
+            }
+            while let Some(done) = tasks.join_next().await {
+                done??;
+            }
+            Ok(())
+        })
+    })?;
+    println!("{CONNECTIONS} outbound connections, {first:?} closes first: {:?}", started.elapsed());
+    ensure!(relay.tally.failures() == 0, "{} legs failed", relay.tally.failures());
+    relay.stop()
+}
+
+#[test]
+fn a_pod_may_close_its_outbound_connections_first() {
+    in_sandbox!(|| flood_outbound(First::Client));
+}
+
+#[test]
+fn a_server_may_close_a_pods_outbound_connections_first() {
+    in_sandbox!(|| flood_outbound(First::Server));
 }
