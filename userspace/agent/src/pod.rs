@@ -112,19 +112,24 @@ impl Pod {
         Generation { svid: self.local.generation(), bundle }
     }
 
-    /// Takes in a new snapshot: record, rules, and every open connection judged again. Gives the number of connections
-    /// that were ended.
-    pub fn follow(&self, snapshot: &Snapshot, record: &Arc<Workload>) -> usize {
+    /// Takes in a new snapshot: record, rules, and every open connection judged again. Gives the words of the decisions
+    /// that ended some.
+    pub fn follow(&self, snapshot: &Snapshot, record: &Arc<Workload>) -> Vec<&'static str> {
         self.workload.store(record.clone());
         if let Some(judge) = Judge::renew(&self.judge.load(), snapshot, record) {
             self.judge.store(Arc::new(judge));
         }
         let judge = self.judge.load_full();
-        self.live.revoke_where(|live| {
-            let objection = objection(&judge, snapshot, &live.ground)?;
+        let mut words = Vec::new();
+        for live in self.live.all() {
+            let Some(objection) = objection(&judge, snapshot, &live.ground) else { continue };
+            let word = objection.word();
             live.object(objection);
-            Some(POLICY_CHANGE)
-        })
+            if live.revoke(POLICY_CHANGE) {
+                words.push(word);
+            }
+        }
+        words
     }
 
     /// Ends everything of this pod.
@@ -141,6 +146,16 @@ pub enum Objection {
     Policy(Denial),
     /// The address belongs to somebody else, or the other way of reaching it is due now.
     Moved(&'static str),
+}
+
+impl Objection {
+    /// The word of the decision; for a moved destination that of the change itself.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Policy(denial) => denial.reason.as_str(),
+            Self::Moved(_) => POLICY_CHANGE,
+        }
+    }
 }
 
 fn objection(judge: &Judge, snapshot: &Snapshot, ground: &Ground) -> Option<Objection> {

@@ -40,8 +40,10 @@ impl Enroller {
         for pod in self.pods() {
             match self.news(snapshot, &pod) {
                 News::Record(record) => {
-                    let revoked = pod.follow(snapshot, &record);
-                    (0..revoked).for_each(|_| Own::word(&metrics.own.revoked, POLICY_CHANGE));
+                    for reason in pod.follow(snapshot, &record) {
+                        metrics.own.decided("rejudge", "deny", reason);
+                        Own::word(&metrics.own.revoked, POLICY_CHANGE);
+                    }
                     later.push((pod, Ok(record)));
                 }
                 news @ (News::Identity | News::Gone(_)) => later.push((pod, Err(news))),

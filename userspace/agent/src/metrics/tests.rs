@@ -1,6 +1,6 @@
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{Metrics, tcp::NAMES};
+use super::{Kernel, Metrics, Own, tcp::NAMES};
 use crate::outcome::{Decided, Direction, Ending, Outcome, Sink, Transport};
 
 fn begin(metrics: &Arc<Metrics>, app: &str) -> Outcome {
@@ -77,4 +77,31 @@ fn the_set_can_be_switched_off() {
     let metrics = Arc::new(Metrics::new(0));
     begin(&metrics, "a").deny("no_slot");
     assert!(!metrics.text().contains("istio_tcp_connections_failed_total{"));
+}
+
+#[test]
+fn every_metric_is_on_its_page() {
+    let metrics = Arc::new(Metrics::new(10));
+    let own = &metrics.own;
+    own.handshake("inbound", "ok");
+    own.group(None);
+    own.decided("open", "allow", "allowed");
+    [&own.revoked, &own.rotation_failures].into_iter().for_each(|family| Own::word(family, "no_slot"));
+    own.kernel.get_or_create(&Kernel { counter: "untagged_tcp" }).set(1);
+    let mut whole = begin(&metrics, "a");
+    whole.opened();
+    whole.end(Ending::Closed);
+    begin(&metrics, "a").deny("no_slot");
+    let mut said: Vec<String> = Vec::new();
+    for line in metrics.text().lines() {
+        let Some(rest) = line.strip_prefix("# TYPE ") else { continue };
+        let (name, kind) = rest.split_once(' ').expect("a name and a type");
+        said.push(if kind == "counter" { format!("{name}_total") } else { name.to_owned() });
+    }
+    let page = include_str!("../../../../docs/operating/metrics.md");
+    let mut documented: Vec<String> =
+        page.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split('`').next()?.to_owned())).collect();
+    said.sort();
+    documented.sort();
+    assert_eq!(said, documented);
 }
