@@ -99,7 +99,8 @@ pub fn get(to: SocketAddr, marker: &str, patience: Duration) -> Seen {
 
 fn exchange(to: SocketAddr, marker: &str, patience: Duration, local: &mut Option<SocketAddr>) -> io::Result<Answer> {
     let mut stream = TcpStream::connect_timeout(&to, patience)?;
-    *local = stream.local_addr().ok();
+    // A connection that was reset already has lost its port.
+    *local = stream.local_addr().ok().filter(|local| local.port() != 0);
     stream.set_read_timeout(Some(patience))?;
     write!(stream, "GET / HTTP/1.1\r\nhost: {to}\r\nx-marker: {marker}\r\nconnection: close\r\n\r\n")?;
     let mut response = String::new();

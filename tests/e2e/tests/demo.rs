@@ -121,3 +121,36 @@ fn an_interrupted_demo_leaves_nothing_behind() {
 fn a_killed_demo_leaves_nothing_behind() {
     leaves_nothing_behind_after("-KILL");
 }
+
+/// A manifest without its annotations: the key and everything indented deeper.
+fn without_annotations(text: &str) -> String {
+    let mut kept = Vec::new();
+    let mut inside = false;
+    for line in text.lines() {
+        let indent = line.len() - line.trim_start().len();
+        inside = if line == "  annotations:" { true } else { inside && indent > 2 };
+        if !inside {
+            kept.push(line);
+        }
+    }
+    kept.join("\n") + "\n"
+}
+
+#[test]
+fn manifests_that_say_nothing_about_calls_are_held_against_culvert_why() {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(examples()).unwrap() {
+        let path = entry.unwrap().path();
+        let text = without_annotations(&std::fs::read_to_string(&path).unwrap());
+        std::fs::write(folder.path().join(path.file_name().unwrap()), text).unwrap();
+    }
+    let output = demo(folder.path()).output().unwrap();
+    let text = text(&output);
+    assert!(output.status.success(), "{text}");
+    // Four other pods with five ports between them.
+    let rows = text.lines().filter(|line| line.starts_with("ok ")).count();
+    assert_eq!(rows, 20, "{text}");
+    for kind in [" mTLS ", " plaintext ", " refused "] {
+        assert!(text.lines().any(|line| line.starts_with("ok ") && line.contains(kind)), "no row is{kind}\n{text}");
+    }
+}

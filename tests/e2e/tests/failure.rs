@@ -14,6 +14,9 @@ use culvert_lab::{Netns, in_sandbox};
 
 const SECRET: &str = "a-secret-that-only-mutual-tls-may-carry";
 
+/// What a pod outside the mesh says, which crosses in the clear whether or not anybody listens.
+const SHOUTED: &str = "said-by-a-stranger-in-the-clear";
+
 /// Keeps calling, a new connection each time, until told to stop.
 struct Caller {
     stop: Arc<AtomicBool>,
@@ -94,7 +97,7 @@ fn kill_and_return(mesh: &mut Mesh, node: &culvert_lab::Node, caller: &Caller, t
     std::thread::sleep(Duration::from_millis(800));
     let (answered, failed) = (caller.answered(), caller.failed());
     // While it is dead: nobody gets through, and who has no identity does not get in.
-    let stranger = mesh.call(mesh.pod("stranger.outside")?, to, SECRET);
+    let stranger = mesh.call(mesh.pod("stranger.outside")?, to, SHOUTED);
     let stranger_got = stranger?.answer;
     std::thread::sleep(Duration::from_millis(1_500));
     ensure!(caller.answered() == answered, "calls were answered while the agent of {} was dead", node.name());
@@ -120,7 +123,7 @@ fn a_stranger_never_gets_in_and_its_refusal_is_recorded() {
         let mesh = Mesh::start(&fixture::manifests(&[("client", "node1"), ("server", "node2")])?)?;
         let to = SocketAddr::new(mesh.pod("server.app")?.pod.ip4().into(), 8080);
         let mut log = mesh.follow("node2")?;
-        let seen = mesh.call(mesh.pod("stranger.outside")?, to, SECRET)?;
+        let seen = mesh.call(mesh.pod("stranger.outside")?, to, SHOUTED)?;
         ensure!(seen.answer.is_none(), "{seen:?}");
         let record = log.demand(Duration::from_secs(3), "the refusal", |access| access.direction() == "inbound")?;
         ensure!(record.outcome() == "denied", "{}", record.text());

@@ -52,13 +52,7 @@ impl Followers {
     fn collect(&mut self, mesh: &Mesh, from: &RunningPod, address: SocketAddr, seen: Seen) -> Result<Observed> {
         let mut outbound = None;
         if from.spec.enrolled {
-            let fits = |access: &Access| {
-                access.direction() == "outbound"
-                    && seen.local.map_or_else(
-                        || access.address("dst.original").or_else(|| access.address("dst.addr")) == Some(address),
-                        |local| access.address("src.addr") == Some(local),
-                    )
-            };
+            let fits = |access: &Access| access.direction() == "outbound" && is_from(access, from, &seen, address);
             outbound = self.of(&from.spec.node)?.wait_for(RECORD, fits)?;
         }
         let server = server_of(outbound.as_ref(), address);
@@ -69,6 +63,20 @@ impl Followers {
             inbound = self.of(&to.spec.node)?.wait_for(RECORD, |access| is_inbound(access, client, server))?;
         }
         Ok(Observed { seen, outbound, inbound })
+    }
+}
+
+/// Whether a record is of this very call: by the client's own address and port, or, where the reset had taken those
+/// away before the client could look, by who called what.
+fn is_from(access: &Access, from: &RunningPod, seen: &Seen, address: SocketAddr) -> bool {
+    let source = access.address("src.addr");
+    match seen.local {
+        Some(local) => source == Some(local),
+        None => {
+            let targets = ["dst.original", "dst.hbone_addr", "dst.addr"];
+            source.is_some_and(|source| from.pod.ips().contains(&source.ip()))
+                && targets.iter().any(|field| access.address(field) == Some(address))
+        }
     }
 }
 
