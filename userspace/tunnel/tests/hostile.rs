@@ -60,6 +60,26 @@ fn alpn_is_optional_and_http_1_only_is_refused() {
 }
 
 #[test]
+fn a_client_that_is_refused_and_still_writes_can_read_why() {
+    worker(async {
+        let world = World::new().await;
+        let foreign = support::Ca::new();
+        let stranger = support::Identity::new(&foreign, &world.trust, support::CLIENT, support::HOUR);
+        let tcp = TcpStream::connect(world.node.address).await.unwrap();
+        let config = stranger.route(SERVER, world.node.address).tls;
+        let mut tls = TlsConnector::from(config).connect(culvert_mtls::server_name(), tcp).await.unwrap();
+        // In TLS 1.3 the client is done before it is judged. What it writes must not turn the answer into a RST.
+        for _ in 0..3 {
+            tls.write_all(&[0; 500]).await.unwrap();
+            tls.flush().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let error = tls.read(&mut [0; 1]).await.unwrap_err();
+        assert_eq!(culvert_mtls::failure_reason(&error), "refused_by_peer");
+    });
+}
+
+#[test]
 fn requests_that_make_no_sense_are_answered_with_400() {
     worker(async {
         let world = World::new().await;
