@@ -1,6 +1,7 @@
 //! What rules mean: our own tables of the facts that policies rest on.
 
 mod compiling;
+mod corners;
 mod explaining;
 mod grammar;
 mod identities;
