@@ -159,13 +159,18 @@ impl Mesh {
 
     /// Starts (or starts again) the agent of a node and waits until it says that it is ready.
     pub fn start_agent(&mut self, node: &Node) -> Result<()> {
+        self.start_agent_with(node, &[])
+    }
+
+    /// The same with more settings.
+    pub fn start_agent_with(&mut self, node: &Node, settings: &[&str]) -> Result<()> {
         let run_dir = run_dir(node.name());
         let mut command = node.netns().command(self.programs.path("culvert-agent"));
         command.args(["--node", node.name(), "--control", &format!("https://{}", control_address())]);
         command.arg("--control-root").arg(Path::new(state()).join("root.pem"));
         command.arg("--join-token-file").arg(token_file(node.name()));
         command.arg("--run-dir").arg(&run_dir).args(["--bpffs", sandbox::BPFFS, "--log-format", "json"]);
-        command.args(["--metrics", &format!("127.0.0.1:{METRICS_PORT}")]);
+        command.args(["--metrics", &format!("127.0.0.1:{METRICS_PORT}")]).args(settings);
         let mut process = Process::start_command(&format!("agent-{}", node.name()), command)?;
         let socket = run_dir.join("enrol.sock");
         wait_until(&format!("the agent of {} is ready", node.name()), START, || {

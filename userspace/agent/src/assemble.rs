@@ -140,7 +140,13 @@ impl Node<'_> {
         let workers = Arc::new(workers);
         let signer = Signer::new(self.port.channel(self.identity.identity()));
         let observer = Observed::observer(self.metrics.clone());
-        let keeper = Keeper::new(signer, trust, KeeperSettings::default(), Arc::new(SystemClock::new()), observer);
+        let keeper = Keeper::new(
+            signer,
+            trust,
+            KeeperSettings { validity: self.settings.svid_life, ..KeeperSettings::default() },
+            Arc::new(SystemClock::new()),
+            observer,
+        );
         let parts = enrol::Parts {
             node: self.settings.node.clone(),
             redirect: self.redirect.clone(),

@@ -54,6 +54,8 @@ pub struct Settings {
     pub max_connections: usize,
     /// Longest life of a tunnel.
     pub max_connection_age: Option<Duration>,
+    /// Life of the SVIDs that are asked for.
+    pub svid_life: Duration,
     /// Longest wait for open connections at the end.
     pub drain: Duration,
     /// cgroup2 folder of the kubelet.
@@ -102,6 +104,7 @@ impl Settings {
             let max_connections =
                 check.read("--max-connections", or(&raw.max_connections, "16384"), number(1, 1_000_000));
             let max_connection_age = check.maybe("--max-connection-age", &raw.max_connection_age, duration);
+            let svid_life = check.read("--svid-life", or(&raw.svid_life, "1h"), svid_life);
             let drain = check.read("--drain", or(&raw.drain, "5s"), duration);
             let kubelet_cgroup = check.maybe("--kubelet-cgroup", &raw.kubelet_cgroup, absolute);
             Some(Self {
@@ -120,6 +123,7 @@ impl Settings {
                 workers: workers?.unwrap_or(cores),
                 max_connections: max_connections?,
                 max_connection_age: max_connection_age?,
+                svid_life: svid_life?,
                 drain: drain?,
                 kubelet_cgroup: kubelet_cgroup?,
                 withdraw_on_exit: raw.withdraw_on_exit,
@@ -229,6 +233,15 @@ fn log_filter(text: &str) -> Result<String, String> {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(format!("\"{text}\" is not a log filter: {error}")),
     }
+}
+
+/// Renewal needs some seconds, and a long life is what short-lived certificates are there to avoid.
+fn svid_life(text: &str) -> Result<Duration, String> {
+    let life = duration(text)?;
+    if (Duration::from_secs(10)..=Duration::from_secs(24 * 3600)).contains(&life) {
+        return Ok(life);
+    }
+    Err(format!("\"{text}\" is not from 10s to 24h"))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -88,6 +88,9 @@ pub struct Run {
     /// Longest life of a tunnel, such as 30m; unlimited when unset.
     #[arg(long, env = "CULVERT_MAX_CONNECTION_AGE", value_name = "DURATION")]
     pub max_connection_age: Option<String>,
+    /// Life of the SVIDs that are asked for; the CA may give less. They are renewed at half of it.
+    #[arg(long, env = "CULVERT_SVID_LIFE", value_name = "DURATION", default_value = "1h")]
+    pub svid_life: Option<String>,
     /// Longest wait for open connections when the agent stops.
     #[arg(long, env = "CULVERT_DRAIN", value_name = "DURATION", default_value = "5s")]
     pub drain: Option<String>,

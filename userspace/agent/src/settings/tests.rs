@@ -67,6 +67,8 @@ fn values_that_look_right_are_still_checked() {
         ("--control", "https://10.0.0.1"),
         ("--trust-domain", "Upper.Case"),
         ("--drain", "0s"),
+        ("--svid-life", "9s"),
+        ("--svid-life", "25h"),
         ("--max-connections", "0"),
         ("--log", "culvert=nonsense"),
     ] {
