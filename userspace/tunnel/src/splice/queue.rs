@@ -42,9 +42,9 @@ impl Queue {
         if data.is_empty() {
             return;
         }
-        let waits = !self.is_empty();
+        let waiting = self.len;
         self.len += data.len();
-        if waits && data.len() < SMALL {
+        if waiting > 0 && data.len() < SMALL {
             self.tail.extend_from_slice(&data);
             if self.tail.len() >= JOINED {
                 self.settle();
@@ -52,7 +52,7 @@ impl Queue {
             return;
         }
         self.settle();
-        let data = if self.len > STALLED { Bytes::copy_from_slice(&data) } else { data };
+        let data = if waiting > STALLED { Bytes::copy_from_slice(&data) } else { data };
         self.chunks.push_back(data);
     }
 
@@ -107,3 +107,6 @@ impl Queue {
         *self = Self { ended: true, closed: true, ..Self::default() };
     }
 }
+
+#[cfg(test)]
+mod tests;
