@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use culvert_manifests::{Assembly, Catalog, Complaint, MeshOverrides, Severity, assemble};
+use culvert_manifests::{Assembly, Catalog, Complaint, Held, MeshOverrides, Object, Severity, assemble};
 use culvert_wire::TrustBundle;
 use culvert_workload::WorkloadUid;
 use tokio::sync::{mpsc, watch};
@@ -54,7 +54,7 @@ impl Owner {
             Reading::Catalog(catalog, complaints) => (catalog, complaints, None),
             Reading::Unusable(why) => (kept.catalog, Vec::new(), Some(why.into())),
         };
-        let assembly = assemble(&catalog, &sources.overrides, &flat(&kept.reported));
+        let assembly = assemble(&catalog, &sources.overrides, &in_force(&catalog, &kept.reported));
         // Another generation than the one before the restart: nobody can know whether anything changed meanwhile.
         let snapshot = Snapshot::new(kept.generation + 1, &assembly.state, &sources.bundle);
         let published = Published {
@@ -73,31 +73,35 @@ impl Owner {
     /// Takes changes until nobody can send any more.
     pub async fn run(mut self, mut changes: mpsc::Receiver<Change>) {
         while let Some(change) = changes.recv().await {
-            self.take(change);
+            let mut changed = self.take(change);
             // What waits already goes into the same generation.
             while let Ok(change) = changes.try_recv() {
-                self.take(change);
+                changed |= self.take(change);
             }
-            self.publish();
+            if changed {
+                self.publish();
+            }
         }
     }
 
-    fn take(&mut self, change: Change) {
+    /// Answers whether it says anything new: agents report the same again and again.
+    fn take(&mut self, change: Change) -> bool {
         match change {
             Change::Directory(Reading::Catalog(catalog, complaints)) => {
-                self.catalog = catalog;
-                self.file_complaints = complaints;
-                self.unread = None;
+                let new = (&catalog, &complaints, &None) != (&self.catalog, &self.file_complaints, &self.unread);
+                (self.catalog, self.file_complaints, self.unread) = (catalog, complaints, None);
+                new
             }
-            Change::Directory(Reading::Unusable(why)) => self.unread = Some(why.into()),
-            Change::Addresses { node, pods } => {
-                self.reported.insert(node, pods);
+            Change::Directory(Reading::Unusable(why)) => {
+                let why = Some(why.into());
+                std::mem::replace(&mut self.unread, why.clone()) != why
             }
+            Change::Addresses { node, pods } => self.reported.insert(node, pods.clone()).as_ref() != Some(&pods),
         }
     }
 
     fn publish(&mut self) {
-        let assembly = assemble(&self.catalog, &self.sources.overrides, &flat(&self.reported));
+        let assembly = assemble(&self.catalog, &self.sources.overrides, &in_force(&self.catalog, &self.reported));
         let before = self.publish.borrow().clone();
         let next = before.snapshot.next(&assembly.state, &self.sources.bundle);
         let changed = next.is_some();
@@ -136,8 +140,13 @@ fn log_new(before: &[Complaint], now: &[Complaint]) {
     }
 }
 
-fn flat(reported: &Reported) -> BTreeMap<WorkloadUid, Vec<IpAddr>> {
-    reported.values().flatten().map(|(uid, addresses)| (uid.clone(), addresses.clone())).collect()
+/// What was reported of pods by the nodes that they are on. What another node once said of a pod does not count.
+fn in_force(catalog: &Catalog, reported: &Reported) -> BTreeMap<WorkloadUid, Vec<IpAddr>> {
+    let addresses = |(_, held): (_, &Held)| match &held.object {
+        Object::Pod(pod) => Some((pod.uid.clone(), reported.get(&pod.node)?.get(&pod.uid)?.clone())),
+        _ => None,
+    };
+    catalog.objects().filter_map(addresses).collect()
 }
 
 fn all(files: &[Complaint], assembly: &[Complaint]) -> Vec<Complaint> {

@@ -98,6 +98,23 @@ async fn a_restart_keeps_last_good_objects_and_addresses_and_raises_the_generati
 }
 
 #[tokio::test]
+async fn only_the_node_that_a_pod_is_on_says_its_address_and_may_say_it_before_the_pod_is_known() {
+    let bench = Bench::new();
+    let (changes, mut published) = bench.start(read(&text(&["a1"]), &Catalog::default()));
+    let uid = pod_uid("shop", "b1");
+    let say = |node: &str, address: &str| Change::Addresses {
+        node: node.to_owned(),
+        pods: BTreeMap::from([(uid.clone(), vec![address.parse().unwrap()])]),
+    };
+    changes.send(say("n1", "10.0.0.1")).await.unwrap();
+    changes.send(say("n2", "10.0.0.2")).await.unwrap();
+    changes.send(Change::Directory(read(&text(&["a1", "b1"]), &Catalog::default()))).await.unwrap();
+    published.changed().await.unwrap();
+    let state = Arc::clone(&published.borrow().state);
+    assert_eq!(state.workloads[&uid].addresses, ["10.0.0.1".parse::<IpAddr>().unwrap()]);
+}
+
+#[tokio::test]
 async fn an_unusable_directory_changes_nothing_but_what_is_said() {
     let bench = Bench::new();
     let (changes, mut published) = bench.start(read(&text(&["a1"]), &Catalog::default()));

@@ -184,7 +184,9 @@ impl Held<'_> {
     fn has(&self, name: &str, entry: &Arc<Entry>) -> bool {
         match self {
             Self::Told(versions) => versions.get(name) == Some(&entry.version),
-            Self::Sent(table) => table.get(name).is_some_and(|sent| sent.version == entry.version),
+            Self::Sent(table) => {
+                table.get(name).is_some_and(|sent| Arc::ptr_eq(sent, entry) || sent.version == entry.version)
+            }
         }
     }
 }

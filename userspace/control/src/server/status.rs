@@ -18,6 +18,9 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::{Context, caller::Node};
 use crate::{audit::Event, index::Change};
 
+/// Pods of a report that nobody knows: more are not looked at.
+const MOST_UNKNOWN: usize = 256;
+
 /// The service.
 #[derive(Debug)]
 pub(super) struct Reports(pub(super) Arc<Context>);
@@ -80,19 +83,19 @@ impl Reports {
     }
 }
 
-/// Pods that nobody knows are passed over (they may just have been deleted); a pod of another node is a lie. An
-/// address counts when it can be a pod's at all and nobody else has it.
+/// A pod of another node is a lie. Pods that nobody knows may be about to be known, or just have been deleted: a few
+/// are taken, and count once they are known and on this node. An address is taken when it can be a pod's at all and
+/// nobody else has it.
 fn check(state: &State, node: &str, status: &NodeStatus) -> Result<Checked, Stranger> {
     let mut checked = Checked { addresses: BTreeMap::new(), refused: Vec::new() };
+    let mut unknown = 0;
     for pod in &status.pods {
-        let Some(known) = state.workloads.get(&pod.uid) else {
-            continue;
-        };
-        if *known.node != *node {
-            return Err(Stranger(pod.uid.clone()));
-        }
-        if known.host_network || known.phase == Phase::Ended {
-            continue;
+        match state.workloads.get(&pod.uid) {
+            Some(known) if *known.node != *node => return Err(Stranger(pod.uid.clone())),
+            Some(known) if known.host_network || known.phase == Phase::Ended => continue,
+            None if unknown >= MOST_UNKNOWN => continue,
+            None => unknown += 1,
+            Some(_) => {}
         }
         let mut addresses = Vec::new();
         for address in &pod.addresses {

@@ -115,7 +115,7 @@ async fn a_directory_that_vanishes_changes_nothing_but_what_is_said() {
 fn it_does_not_start_from_nothing_or_from_what_others_may_write() {
     let plane = Plane::stopped(&[]);
     let refused = |plane: &Plane, word: &str| {
-        let output = plane.run_to_end();
+        let output = plane.run_to_end(&[]);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(69), "{text}");
         assert!(text.contains(word), "{text}");

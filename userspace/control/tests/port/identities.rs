@@ -74,7 +74,7 @@ async fn the_root_key_may_be_moved_away_and_keys_are_nobody_elses() {
     plane.kill();
     std::os::unix::fs::symlink("issuing.key", plane.state("elsewhere")).unwrap();
     std::fs::rename(plane.state("elsewhere"), plane.state("issuing.pem")).unwrap();
-    let output = plane.run_to_end();
+    let output = plane.run_to_end(&[]);
     assert_eq!(output.status.code(), Some(69));
     assert!(String::from_utf8_lossy(&output.stderr).contains("symbolic link"));
 }
@@ -86,7 +86,7 @@ fn another_trust_domain_needs_another_state_folder() {
     plane.put("a.yaml", &pod("web", "n1"));
     plane.run();
     plane.kill();
-    let output = plane.command().args(["--trust-domain", "other.local"]).output().unwrap();
+    let output = plane.run_to_end(&["--trust-domain", "other.local"]);
     assert_eq!(output.status.code(), Some(69));
     assert!(String::from_utf8_lossy(&output.stderr).contains("other.local"));
 }

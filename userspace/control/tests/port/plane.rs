@@ -88,7 +88,7 @@ impl Plane {
         fs::rename(fresh, self.manifests().join(name)).unwrap();
     }
 
-    pub(crate) fn command(&self) -> Command {
+    fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_culvert-control"));
         command.args(["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--log-format", "json"]);
         command.arg("--manifests").arg(self.manifests()).arg("--state").arg(self.state(""));
@@ -120,9 +120,19 @@ impl Plane {
         self.child = Some(child);
     }
 
-    /// Runs until it ends by itself.
-    pub(crate) fn run_to_end(&self) -> Output {
-        self.command().output().unwrap()
+    /// Runs until it ends by itself, which it has to do soon.
+    pub(crate) fn run_to_end(&self, more: &[&str]) -> Output {
+        let mut child = self.command().args(more).stderr(Stdio::piped()).spawn().unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        while child.try_wait().unwrap().is_none() {
+            if Instant::now() > until {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                panic!("it serves, although it should not");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        child.wait_with_output().unwrap()
     }
 
     pub(crate) fn kill(&mut self) {

@@ -311,6 +311,13 @@ fn a_broken_policy_keeps_its_last_good_version_and_else_refuses_what_it_selects(
     assert!(complaints.iter().any(|c| c.severity == Severity::Error && c.field == "spec.action"), "{complaints:?}");
     assert_eq!(standing(&catalog, "AuthorizationPolicy shop/p"), Some(Standing::Invalid));
     assert!(invalid_of(&catalog).is_some());
+    let Some((_, Held { object: Object::AuthorizationPolicy(stand_in), .. })) = catalog.objects().next() else {
+        panic!()
+    };
+    assert!(
+        matches!(&stand_in.selector, culvert_policy::Selector::Labels(labels) if labels["app"] == "web"),
+        "no more than it selects"
+    );
     let (catalog, _) = after(POLICY, &broken);
     assert_eq!(standing(&catalog, "AuthorizationPolicy shop/p"), Some(Standing::LastGood));
     assert_eq!(invalid_of(&catalog), None);
@@ -386,4 +393,64 @@ fn request_authentication_is_taken_and_said_not_to_hold_at_l4() {
     let (catalog, complaints) = read(text);
     assert_eq!(said(&complaints), ["info not_enforced_at_l4"]);
     assert_eq!(catalog.objects().count(), 1);
+}
+
+mod any_text {
+    use proptest::{collection, prelude::*, sample::select};
+
+    use super::*;
+
+    /// Pieces of which manifests are made, whole ones and torn ones.
+    const PIECES: &[&str] = &[
+        "apiVersion: v1\n",
+        "apiVersion: security.istio.io/v1\n",
+        "apiVersion: culvert.dev/v1alpha1\n",
+        "kind: Pod\n",
+        "kind: Service\n",
+        "kind: List\n",
+        "kind: PodList\n",
+        "kind: AuthorizationPolicy\n",
+        "kind: Mesh\n",
+        "kind: Namespace\n",
+        "metadata: {name: a1, namespace: b1}\n",
+        "metadata:\n  name: a1\n",
+        "metadata: {labels: {culvert.dev/enroll: 'true'}, name: 7}\n",
+        "spec: {nodeName: n1, containers: [{ports: [{containerPort: 80, name: http}]}]}\n",
+        "spec: {clusterIP: 10.0.0.1, selector: {a: b}, ports: [{port: 80, targetPort: x}]}\n",
+        "spec: {action: DENY, rules: [{}]}\n",
+        "spec: [{}, null, 3]\n",
+        "spec: ~\n",
+        "status: {podIPs: [{ip: 'fd00::1'}, null, 7]}\n",
+        "items: [{kind: Pod}, {metadata: {name: x1}}, [], 3]\n",
+        "items:\n- ",
+        "---\n",
+        "...\n",
+        "&a [*a]\n",
+        "\t",
+        "{",
+        "]",
+        "é\u{feff}",
+    ];
+
+    proptest! {
+        #[test]
+        fn neither_makes_it_panic_nor_takes_down_what_is_good(
+            pieces in collection::vec(select(PIECES), 0..12),
+            noise in "\\PC{0,20}",
+        ) {
+            let text = format!("{}{noise}", pieces.concat());
+            let (before, _) = read(POD);
+            let files = [file("a.yaml", POD), file("b.yaml", &text)];
+            let (catalog, complaints) = Catalog::read(&files, &before);
+            prop_assert!(standing(&catalog, "Pod shop/web").is_some());
+            for complaint in &complaints {
+                prop_assert!(!complaint.to_string().is_empty());
+            }
+            let again = Catalog::restore(catalog.saved());
+            let kept = |catalog: &Catalog| {
+                catalog.objects().filter(|(_, held)| held.standing != Standing::Invalid).count()
+            };
+            prop_assert_eq!(kept(&again), kept(&catalog), "what is kept on disk is what is good");
+        }
+    }
 }

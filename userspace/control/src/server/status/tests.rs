@@ -35,11 +35,18 @@ fn refused(pods: &[(&str, &[&str])]) -> Vec<&'static str> {
 
 #[test]
 fn addresses_of_the_nodes_own_pods_are_taken() {
-    let checked = check(&known(), "n1", &report(&[("uid-a1", &["10.0.0.1", "fd00::1"]), ("uid-gone", &["10.0.0.2"])]));
-    let checked = checked.unwrap();
-    assert_eq!(checked.addresses.len(), 1, "a pod that nobody knows counts for nothing");
+    let checked = check(&known(), "n1", &report(&[("uid-a1", &["10.0.0.1", "fd00::1"])])).unwrap();
     assert_eq!(checked.addresses[&WorkloadUid::new("uid-a1")].len(), 2);
     assert!(checked.refused.is_empty());
+}
+
+#[test]
+fn pods_that_nobody_knows_yet_are_taken_by_the_same_rules_and_not_without_end() {
+    let checked = check(&known(), "n1", &report(&[("uid-new", &["10.0.0.2", "10.0.0.9"])])).unwrap();
+    assert_eq!(checked.addresses[&WorkloadUid::new("uid-new")].len(), 1);
+    let names: Vec<String> = (0..300).map(|index| format!("uid-{index}")).collect();
+    let many: Vec<(&str, &[&str])> = names.iter().map(|name| (name.as_str(), [].as_slice())).collect();
+    assert_eq!(check(&known(), "n1", &report(&many)).unwrap().addresses.len(), MOST_UNKNOWN);
 }
 
 #[test]
