@@ -104,6 +104,10 @@ impl Case<'_> {
 #[inline(always)]
 fn judge_ip(case: &mut Case<'_>, ip: &Ip) -> Counter {
     case.event = packet::with_ip(case.event, ip);
+    // A v4-mapped source in an IPv6 header would be compared with the pod's IPv4 addresses.
+    if case.event.ethertype == ETH_IPV6 && is_v4(&ip.source) {
+        return Counter::DropSource;
+    }
     if ip.protocol == ICMPV6 && !is_v4(&ip.source) {
         return judge_icmp6(case, ip);
     }

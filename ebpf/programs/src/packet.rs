@@ -144,6 +144,9 @@ pub struct Tcp {
     header_length: u32,
 }
 
+/// Stands for a segment whose header cannot be read.
+pub const NO_TCP: Tcp = Tcp { source_port: 0, destination_port: 0, flags: 0, header_length: 0 };
+
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct TcpHeader {

@@ -7,7 +7,7 @@ use culvert_abi::{Counter, FlowKey, PROBE_MARK, PodConfig, event_kind};
 use crate::{
     DROP, NEXT,
     maps::{APP_LEGS, NODE_CONFIG, POD_POLICY, PROBE_FLOWS, own_pod},
-    packet::{self, ETH_IPV4, ETH_IPV6, Ip, TCP, Tcp},
+    packet::{self, ETH_IPV4, ETH_IPV6, Ip, NO_TCP, TCP, Tcp},
     report::Tally,
     steer::bytes,
 };
@@ -20,7 +20,15 @@ pub fn watch(ctx: &TcContext) -> i32 {
     // SAFETY: entries are replaced whole by the agent; a stale read is one packet old at worst.
     let Some(config) = (unsafe { POD_POLICY.get(pod) }) else { return NEXT };
     let Some(tally) = Tally::of(config.slot) else { return DROP };
-    let Some((ip, tcp)) = segment(ctx) else { return NEXT };
+    let Some(ip) = header(ctx) else { return NEXT };
+    if ip.protocol != TCP && !ip.odd {
+        return NEXT;
+    }
+    // A fragment or a header behind extensions could hide the tuple of an app leg.
+    let Some(tcp) = packet::tcp(ctx, &ip) else {
+        let flow = packet::sent_to(pod, &ip, &NO_TCP);
+        return refuse(ctx, tally, Counter::DropUnparsable, &flow, &ip, &NO_TCP);
+    };
     let flow = packet::sent_to(pod, &ip, &tcp);
     let forged = ip.source == ip.destination;
     // Established look-ups come before sk_lookup: such a segment would reach the app past the agent.
@@ -89,25 +97,24 @@ fn log(ctx: &TcContext, flow: &FlowKey, verdict: Counter) {
 /// and rule 94 sends the app's replies out by the wire.
 #[inline(always)]
 pub fn mark(ctx: &TcContext) -> i32 {
-    let Some((ip, tcp)) = segment(ctx) else { return NEXT };
+    let Some(ip) = header(ctx) else { return NEXT };
+    if ip.protocol != TCP {
+        return NEXT;
+    }
+    let Some(tcp) = packet::tcp(ctx, &ip) else { return NEXT };
     if tcp.opens() && PROBE_FLOWS.get_ptr(&packet::sent_to(own_pod(), &ip, &tcp)).is_some() {
         ctx.set_mark(PROBE_MARK);
     }
     NEXT
 }
 
-/// The TCP segment of a packet, if it is one that can be read.
+/// The IP header of a packet, if it has one.
 #[inline(always)]
-fn segment(ctx: &TcContext) -> Option<(Ip, Tcp)> {
+fn header(ctx: &TcContext) -> Option<Ip> {
     // SAFETY: the context is valid while the program runs.
-    let protocol = u16::from_be(unsafe { (*ctx.skb.skb).protocol } as u16);
-    let ip = match protocol {
-        ETH_IPV4 => packet::ipv4(ctx)?,
-        ETH_IPV6 => packet::ipv6(ctx)?,
-        _ => return None,
-    };
-    if ip.protocol != TCP {
-        return None;
+    match u16::from_be(unsafe { (*ctx.skb.skb).protocol } as u16) {
+        ETH_IPV4 => packet::ipv4(ctx),
+        ETH_IPV6 => packet::ipv6(ctx),
+        _ => None,
     }
-    Some((ip, packet::tcp(ctx, &ip)?))
 }

@@ -132,6 +132,15 @@ pub fn ip_packet(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u
     packet
 }
 
+/// Makes an IPv4 packet the first fragment of a longer one.
+pub fn first_fragment(mut packet: Vec<u8>) -> Vec<u8> {
+    packet[6..8].copy_from_slice(&0x2000u16.to_be_bytes());
+    packet[10..12].fill(0);
+    let sum = fold(words(&packet[..20]));
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
 fn words(bytes: &[u8]) -> u32 {
     bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0))).sum()
 }

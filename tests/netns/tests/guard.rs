@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use culvert_netns_tests::frame::{Segment, flag};
+use culvert_netns_tests::frame::{self, Segment, flag};
 use culvert_netns_tests::peer::{self, Echo, Tricks, at};
 use culvert_netns_tests::raw::{self, PacketSocket};
 use culvert_netns_tests::*;
@@ -362,6 +362,36 @@ fn t30_a_wire_segment_with_an_app_legs_tuple_is_dropped() {
             app.set_read_timeout(Some(agent::PATIENCE))?;
             std::io::Read::read_exact(&mut app, &mut read)?;
             assert_eq!(&read, b"FORGED");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn t30c_a_segment_that_hides_its_tuple_does_not_reach_the_pod() {
+    in_sandbox!(|| {
+        let lab = Lab::two_nodes()?;
+        let pod = lab.node(1).pod("app", &PodOptions::default())?;
+        let client = lab.node(2).pod("client", &PodOptions::default())?;
+        let agent = Agent::start(lab.node(1))?;
+        let _taken = agent.enrol(&pod)?;
+        let attacker = PacketSocket::open(client.netns(), "eth0")?;
+        let segment = |v6| -> Result<Vec<u8>> {
+            let data = Segment::new(at(own(&client, v6)?, 20_000), at(own(&pod, v6)?, 8080), flag::ACK);
+            Ok(data.with_data(&[0; 64]).packet())
+        };
+        let first = frame::first_fragment(segment(false)?);
+        let ip6 = |next, payload: &[u8]| -> Result<Vec<u8>> {
+            Ok(frame::ip_packet(own(&client, true)?, own(&pod, true)?, next, payload))
+        };
+        let tcp6 = segment(true)?.split_off(40);
+        let options = [&[6, 0, 1, 4, 0, 0, 0, 0], &tcp6[..]].concat();
+        let fragment = [&[6, 0, 0, 1, 0, 0, 0, 9], &tcp6[..]].concat();
+        for (packet, number) in [first, ip6(60, &options)?, ip6(44, &fragment)?].into_iter().zip(1..) {
+            attacker.send(&raw::ip_frame(&client, packet)?)?;
+            eventually("the hidden segment is dropped", agent::PATIENCE, || {
+                Ok(agent.count(&pod, Counter::DropUnparsable)? == number)
+            })?;
         }
         Ok(())
     });

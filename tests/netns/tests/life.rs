@@ -102,6 +102,25 @@ fn t10b_a_successor_takes_over_without_a_moment_of_an_open_guard() {
 }
 
 #[test]
+fn t10c_a_successor_does_not_believe_addresses_that_the_pod_has_given_itself() {
+    in_sandbox!(|| {
+        let lab = Lab::two_nodes()?;
+        let pod = lab.node(1).pod("app", &PodOptions::default())?;
+        let before = Agent::start(lab.node(1))?.enrol(&pod)?.pod.addresses;
+        pod.netns().ip("addr add 10.244.1.99/32 dev eth0")?;
+        pod.netns().ip("link set dev eth0 address 02:00:00:00:00:99")?;
+        let agent = Agent::start(lab.node(1))?;
+        let taken = agent.enrol(&pod)?;
+        assert_eq!(taken.pod.addresses, before);
+        assert!(!taken.pod.netns.is_own("10.244.1.99".parse()?));
+        let mut found = agent.deviations(&pod)?;
+        found.retain(|name| !name.starts_with("route"));
+        assert_eq!(found, ["addresses_changed", "mac_changed"]);
+        Ok(())
+    });
+}
+
+#[test]
 fn t14_the_pins_enforce_when_no_agent_lives() {
     in_sandbox!(|| {
         let lab = Lab::two_nodes()?;

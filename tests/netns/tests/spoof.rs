@@ -116,6 +116,7 @@ fn t28_a_pod_sends_only_from_its_own_addresses() {
             case("another MAC", other_mac, Counter::DropMac),
             case("another IPv4 source", frame(syn(VICTIM4, FAR4))?, Counter::DropSource),
             case("another IPv6 source", frame(syn(VICTIM6, FAR6))?, Counter::DropSource),
+            case("IPv4 in an IPv6 source", frame(syn(pod4.to_ipv6_mapped(), FAR6))?, Counter::DropSource),
             case("UDP, another source", frame(udp(VICTIM4.into(), FAR4.into()))?, Counter::DropSource),
             case(
                 "echo, another source",
@@ -176,8 +177,7 @@ fn t28b_what_is_not_tcp_is_counted_or_dropped() {
         let udp = |source: SocketAddr, destination: SocketAddr| frame::udp(source, destination, b"hello");
         let dhcp = udp(at(Ipv4Addr::UNSPECIFIED, 68), at(Ipv4Addr::BROADCAST, 67));
         let vlan = [&[0, 5, 8, 0], &syn(pod4, FAR4)[..]].concat();
-        let mut fragment = syn(pod4, FAR4);
-        fragment[6..8].copy_from_slice(&0x2000u16.to_be_bytes());
+        let fragment = frame::first_fragment(syn(pod4, FAR4));
         let mut hidden = vec![6, 0, 1, 4, 0, 0, 0, 0];
         hidden.extend(&syn(pod6, FAR6)[40..]);
         let mut fragment6 = vec![6, 0, 0, 1, 0, 0, 0, 9];

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_abi::{
-    MAX_POD_ADDRESSES, MAX_PODS, MAX_PROBE_PORTS, PodConfig, PodCounters, SteerConfig, pod_flags, words,
+    MAX_POD_ADDRESSES, MAX_PODS, MAX_PROBE_PORTS, PodConfig, PodCounters, SteerConfig, ip, pod_flags, words,
 };
 
 use crate::deviation::{Deviation, Family};
@@ -133,13 +133,36 @@ impl Node {
             return Err(EnrolError::HostNetwork);
         }
         self.check_unique(uid, netns.inode())?;
-        let interface = self.read_interface(&netns)?;
+        let mut interface = self.read_interface(&netns)?;
         let host = self
             .at_home(|| interface::read_host(&interface, &netns))
             .map_err(system("read the node's interfaces"))?
             .map_err(EnrolError::Interface)?;
+        self.recall_addresses(uid, &netns, host.ifindex, &mut interface)?;
         let slot = self.slot(host.ifindex)?;
         Ok(Subject { uid: uid.to_owned(), netns: Arc::new(netns), interface, host, slot, settings })
+    }
+
+    /// Of a pod that an earlier agent enrolled, the guard still knows the addresses of that time. What
+    /// the pod has now may be what it has given itself since: it is not believed.
+    fn recall_addresses(
+        &self,
+        uid: &str,
+        netns: &Namespace,
+        ifindex: u32,
+        interface: &mut PodInterface,
+    ) -> Result<(), EnrolError> {
+        let policy = &self.shared.maps.pod_policy;
+        let known: Option<PodConfig> = policy.get(&ifindex).map_err(system("read the map pod_policy"))?;
+        let steer = sys::pinned(&self.pins.pod(uid).steer).map_err(system("open the pin of steering"))?;
+        let (Some(known), Some(steer)) = (known, steer) else { return Ok(()) };
+        let target = sys::link_info(steer.as_fd()).map_err(system("look at steering"))?.target;
+        if known.flags & pod_flags::ENFORCE != 0 && u64::from(target) == netns.inode() {
+            let count = usize::from(known.address_count);
+            interface.addresses = known.addresses.iter().take(count).map(|words| ip(*words)).collect();
+            interface.mac = known.mac;
+        }
+        Ok(())
     }
 
     fn check_unique(&self, uid: &str, inode: u64) -> Result<(), EnrolError> {

@@ -32,7 +32,7 @@ pub(crate) fn is_closed_guard(deviation: &Deviation) -> bool {
 
 /// What is reported but does not keep a pod from being enrolled: it stays closed or is mended otherwise.
 pub(crate) fn is_tolerable(deviation: &Deviation) -> bool {
-    matches!(deviation.name, "second_interface" | "native_xdp" | "rule_dissects")
+    matches!(deviation.name, "second_interface" | "native_xdp" | "rule_dissects" | "addresses_changed" | "mac_changed")
 }
 
 /// Everything that differs.
