@@ -11,6 +11,7 @@
 //! not with a compiler error, once the patch is applied to a copy. Each distinct command is tried once on the copy as it
 //! is; after that each mutant costs one build of what it changes.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::tally::{Tally, UNFINISHED};
-use crate::{paths, shell};
+use crate::{demo, paths, shell};
 
 /// Longest run of one command. A mutant that makes a test hang was not noticed by that test.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -27,7 +28,6 @@ const PATIENCE: Duration = Duration::from_secs(600);
 pub(crate) fn run(filters: &[String], tally: &mut Tally) -> Result<()> {
     let patches = patches(filters)?;
     let copy = Copy::make()?;
-    copy.build_programs()?;
     let mut unchanged = HashMap::new();
     for patch in &patches {
         let name = patch.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -79,16 +79,8 @@ fn judge(copy: &Copy, patch: &Path, unchanged: &mut HashMap<String, Tally>) -> R
         before.failed
     );
     let saved = copy.save(&text)?;
-    let after = copy.apply(patch).and_then(|()| {
-        if touches_programs(&text) {
-            copy.build_programs()?;
-        }
-        copy.test(command)
-    });
+    let after = copy.apply(patch).and_then(|()| copy.test(command));
     copy.put_back(&saved)?;
-    if touches_programs(&text) {
-        copy.build_programs()?;
-    }
     let after = after?;
     let named: Vec<_> = after.names.iter().filter(|name| !name.ends_with(UNFINISHED)).map(String::as_str).collect();
     ensure!(
@@ -106,13 +98,11 @@ fn changed(patch: &str) -> impl Iterator<Item = &str> {
     patch.lines().filter_map(|line| line.strip_prefix("+++ b/")).map(|file| file.split('\t').next().unwrap_or(file))
 }
 
-fn touches_programs(patch: &str) -> bool {
-    changed(patch).any(|file| file.starts_with("ebpf/"))
-}
-
 /// A copy of the tree's tracked and new files, built in a target folder of its own.
 struct Copy {
     place: PathBuf,
+    /// Sources of the BPF programs have changed since these were built.
+    stale: Cell<bool>,
 }
 
 impl Copy {
@@ -125,7 +115,7 @@ impl Copy {
             std::fs::create_dir_all(place.join("target"))?;
             std::os::unix::fs::symlink(paths::target().join("tools"), tools)?;
         }
-        let copy = Copy { place };
+        let copy = Copy { place, stale: Cell::new(true) };
         copy.take()?;
         Ok(copy)
     }
@@ -170,6 +160,7 @@ impl Copy {
             // Only what differs: a new time would mean another build.
             if std::fs::read(path)? != *bytes {
                 std::fs::write(path, bytes)?;
+                self.stale.set(self.stale.get() || self.is_of_programs(path));
             }
         }
         Ok(())
@@ -179,20 +170,40 @@ impl Copy {
         let mut command = shell::program("patch");
         command.current_dir(&self.place).args(["--strip=1", "--batch", "--forward", "--fuzz=0"]);
         command.args(["--no-backup-if-mismatch", "--reject-file=-", "--input"]).arg(patch);
-        shell::output(&mut command).map(drop).context("the patch does not fit the tree any more")
+        shell::output(&mut command).context("the patch does not fit the tree any more")?;
+        let text = std::fs::read_to_string(patch)?;
+        let touched = changed(&text).any(|file| self.is_of_programs(&self.place.join(file)));
+        self.stale.set(self.stale.get() || touched);
+        Ok(())
     }
 
+    fn is_of_programs(&self, path: &Path) -> bool {
+        path.starts_with(self.place.join("ebpf"))
+    }
+
+    /// Builds the BPF programs, which other crates embed, if that is needed.
     fn build_programs(&self) -> Result<()> {
-        let mut xtask = shell::cargo();
-        xtask.args(["run", "--quiet", "--package", "xtask", "--", "--yes", "build-ebpf"]);
-        xtask.current_dir(&self.place).env("CARGO_TARGET_DIR", build_folder());
-        shell::output(&mut xtask).map(drop).context("the BPF programs of the copy do not build")
+        if self.stale.get() {
+            let mut xtask = shell::cargo();
+            xtask.args(["run", "--quiet", "--package", "xtask", "--", "--yes", "build-ebpf"]);
+            xtask.current_dir(&self.place).env("CARGO_TARGET_DIR", build_folder());
+            shell::output(&mut xtask).context("the BPF programs of the copy do not build")?;
+            self.stale.set(false);
+        }
+        Ok(())
     }
 
     fn test(&self, words: &str) -> Result<Tally> {
+        self.build_programs()?;
+        if words.contains("culvert-e2e") {
+            // End-to-end tests run programs: the mutant's own, or they would try something else.
+            let mut build = demo::build(false);
+            shell::run(build.current_dir(&self.place).env("CARGO_TARGET_DIR", build_folder()))?;
+        }
         let mut cargo = shell::program("timeout");
         cargo.args(["--kill-after=10", &PATIENCE.as_secs().to_string(), "cargo", "test"]);
         cargo.args(words.split_whitespace()).current_dir(&self.place).env("CARGO_TARGET_DIR", build_folder());
+        cargo.env("CULVERT_BIN_DIR", build_folder().join("debug"));
         let mut tally = Tally::default();
         tally.run("copy", &mut cargo)?;
         Ok(tally)
@@ -228,7 +239,5 @@ mod tests {
         assert!(header(patch, "Reason").is_err());
         assert!(header("--- a/x\nRemoves: too late\n", "Removes").is_err());
         assert_eq!(changed(patch).collect::<Vec<_>>(), ["x"]);
-        assert!(!touches_programs(patch));
-        assert!(touches_programs("--- a/ebpf/abi/src/lib.rs\n+++ b/ebpf/abi/src/lib.rs\n"));
     }
 }
