@@ -1,7 +1,7 @@
 //! Istio's TCP metrics: names and labels as its telemetry has them, so that existing dashboards work.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
@@ -74,7 +74,8 @@ pub struct Tcp {
     sockets: Family<Reporter, Gauge>,
     series: usize,
     known: Mutex<HashSet<Labels>>,
-    live: Mutex<Vec<(Weak<Flow>, Labels)>>,
+    /// By the flow's address, which the weak reference keeps from being given to another one.
+    live: Mutex<HashMap<usize, (Weak<Flow>, Labels)>>,
 }
 
 impl Tcp {
@@ -105,13 +106,15 @@ impl Tcp {
         self.sockets.get_or_create(&reporter(record)).inc();
         let Some(labels) = self.capped(labels(record)) else { return };
         self.opened.get_or_create(&labels).inc();
-        lock(&self.live).push((Arc::downgrade(flow), labels));
+        lock(&self.live).insert(Arc::as_ptr(flow).addr(), (Arc::downgrade(flow), labels));
     }
 
     /// A connection has ended, or never stood.
     pub(crate) fn ended(&self, record: &Record, flow: &Arc<Flow>, opened: bool) {
         if opened {
             self.sockets.get_or_create(&reporter(record)).dec();
+            // Now and not with the next scrape, which may never come.
+            lock(&self.live).remove(&Arc::as_ptr(flow).addr());
         }
         let Some(labels) = self.capped(labels(record)) else { return };
         if opened {
@@ -122,9 +125,15 @@ impl Tcp {
         }
     }
 
-    /// Brings the byte counters of open connections up to date; forgets those that have ended.
+    /// Connections whose bytes are still growing.
+    #[cfg(test)]
+    pub(super) fn live(&self) -> usize {
+        lock(&self.live).len()
+    }
+
+    /// Brings the byte counters of open connections up to date; forgets those that are gone without an end.
     pub(crate) fn count_live(&self) {
-        lock(&self.live).retain(|(flow, labels)| match flow.upgrade() {
+        lock(&self.live).retain(|_, (flow, labels)| match flow.upgrade() {
             Some(flow) => {
                 self.count(&flow, labels);
                 true

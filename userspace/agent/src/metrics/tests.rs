@@ -48,6 +48,21 @@ fn names_and_labels_are_istios() {
 }
 
 #[test]
+fn an_ended_connection_is_forgotten_without_a_scrape() {
+    let metrics = Arc::new(Metrics::new(100));
+    let mut open = begin(&metrics, "client");
+    open.opened();
+    for _ in 0..100 {
+        let mut outcome = begin(&metrics, "client");
+        outcome.opened();
+        outcome.end(Ending::Closed);
+    }
+    assert_eq!(metrics.tcp.live(), 1);
+    open.end(Ending::Closed);
+    assert_eq!(metrics.tcp.live(), 0);
+}
+
+#[test]
 fn a_refused_connection_was_never_open() {
     let metrics = Arc::new(Metrics::new(100));
     let decided = Decided { reason: "policy_denied", ..Decided::default() };
