@@ -1,6 +1,7 @@
 //! `cargo xtask demo`: the main job on two nodes and five pods.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::Result;
 
@@ -29,11 +30,16 @@ pub(crate) fn run(manifests: Option<&Path>, consent: Consent) -> Result<()> {
 
 /// Builds the release programs that the demo and the end-to-end tests run, and returns their folder.
 pub(crate) fn build_programs() -> Result<PathBuf> {
+    shell::run(&mut build(true))?;
+    Ok(paths::cargo_target().join("release"))
+}
+
+/// The command that builds the programs.
+pub(crate) fn build(release: bool) -> Command {
     let mut cargo = shell::cargo();
-    cargo.args(["build", "--release", "--quiet"]);
+    cargo.args(["build", "--quiet"]).args(release.then_some("--release"));
     for (package, program) in PROGRAMS {
         cargo.args(["--package", package, "--bin", program]);
     }
-    shell::run(&mut cargo)?;
-    Ok(paths::cargo_target().join("release"))
+    cargo
 }
