@@ -15,7 +15,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Asks; gives what the agent answered, or its own words for why there is no answer.
 pub(crate) fn ask(socket: &Path, question: &Value) -> anyhow::Result<Value> {
     let mut stream = UnixStream::connect(socket).with_context(|| {
-        format!("no agent answers at {} (does it run, and are you root? --socket FILE names another one)", socket.display())
+        format!(
+            "no agent answers at {} (does it run, and are you root? --socket FILE names another one)",
+            socket.display()
+        )
     })?;
     stream.set_read_timeout(Some(PATIENCE))?;
     writeln!(stream, "{question}").context("the agent does not listen")?;

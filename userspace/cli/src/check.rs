@@ -8,9 +8,7 @@ use crate::table::{cell, items, table};
 
 /// What was looked at; changes nothing on the machine.
 pub(crate) fn findings(bpffs: &Path) -> Value {
-    let finding = |one: culvert_redirect::Finding| {
-        json!({ "name": one.name, "ok": one.ok, "detail": one.detail, "remedy": one.remedy })
-    };
+    let finding = |one: culvert_redirect::Finding| json!({ "name": one.name, "ok": one.ok, "detail": one.detail, "remedy": one.remedy });
     culvert_redirect::check_machine(bpffs).into_iter().map(finding).collect()
 }
 
@@ -27,6 +25,7 @@ pub(crate) fn text(findings: &Value) -> String {
         vec![verdict.to_owned(), cell(&one["name"]), cell(&one["detail"]), cell(&one["remedy"])]
     };
     let rows: Vec<_> = items(findings).iter().map(row).collect();
-    let verdict = if all_good(findings) { "this machine can run culvert" } else { "this machine cannot run culvert yet" };
+    let verdict =
+        if all_good(findings) { "this machine can run culvert" } else { "this machine cannot run culvert yet" };
     format!("{}\n{verdict}\n", table(&["", "WHAT", "FOUND", "REMEDY"], &rows))
 }

@@ -91,10 +91,9 @@ fn main() -> ExitCode {
 fn run(command: &Command, options: &Options) -> anyhow::Result<u8> {
     let (question, print): (Value, fn(&Value) -> String) = match command {
         Command::Status => (json!({ "ask": "status" }), status::text),
-        Command::Why { source, destination, port } => (
-            json!({ "ask": "why", "source": source, "destination": destination, "port": port }),
-            why::text,
-        ),
+        Command::Why { source, destination, port } => {
+            (json!({ "ask": "why", "source": source, "destination": destination, "port": port }), why::text)
+        }
         Command::Recent { limit } => (json!({ "ask": "recent", "limit": limit }), recent::outcomes),
         Command::Connections => (json!({ "ask": "connections" }), recent::connections),
         Command::Check { bpffs } => {

@@ -6,7 +6,8 @@ use crate::table::{cell, items, table};
 
 /// For people.
 pub(crate) fn text(status: &Value) -> String {
-    let connected = if status["control_connected"] == true { "connected" } else { "AWAY, going on with the last state" };
+    let connected =
+        if status["control_connected"] == true { "connected" } else { "AWAY, going on with the last state" };
     let generation = match &status["generation"] {
         Value::Null => "nothing yet: no connection is admitted".to_owned(),
         generation => format!("generation {generation}"),
@@ -18,7 +19,11 @@ pub(crate) fn text(status: &Value) -> String {
     let tunnels = &status["tunnels"];
     text.push_str(&format!(
         "\ntunnels: {} dialled ({} streams), {} served ({} streams)\nopen: {}\n",
-        tunnels["dialled"], tunnels["dialled_streams"], tunnels["served"], tunnels["served_streams"], cell(&status["open"]),
+        tunnels["dialled"],
+        tunnels["dialled_streams"],
+        tunnels["served"],
+        tunnels["served_streams"],
+        cell(&status["open"]),
     ));
     text
 }
@@ -28,7 +33,8 @@ fn pods(pods: &[Value]) -> String {
         return "no pod is enrolled\n".to_owned();
     }
     let row = |pod: &Value| {
-        let captured = if pod["captured"] == true { "yes".to_owned() } else { format!("NO: {}", cell(&pod["deviations"])) };
+        let captured =
+            if pod["captured"] == true { "yes".to_owned() } else { format!("NO: {}", cell(&pod["deviations"])) };
         vec![
             format!("{}/{}", cell(&pod["namespace"]), cell(&pod["name"])),
             cell(&pod["addresses"]),

@@ -18,8 +18,16 @@ fn status_says_in_words_what_is_wrong() {
         "open": "nothing",
     }));
     for word in [
-        "AWAY", "nothing yet", "shop/web", "10.1.1.2,fd00::2", "NO: guard_missing: no program on veth1", "59m59s",
-        "EXPIRED", "ca_unreachable", "1 dialled (2 streams), 3 served (4 streams)", "open: nothing",
+        "AWAY",
+        "nothing yet",
+        "shop/web",
+        "10.1.1.2,fd00::2",
+        "NO: guard_missing: no program on veth1",
+        "59m59s",
+        "EXPIRED",
+        "ca_unreachable",
+        "1 dialled (2 streams), 3 served (4 streams)",
+        "open: nothing",
     ] {
         assert!(text.contains(word), "{word:?} is missing in\n{text}");
     }
@@ -61,5 +69,8 @@ fn a_machine_of_which_nothing_is_known_is_not_good() {
     assert!(!check::all_good(&json!([])));
     assert!(!check::all_good(&json!([{ "name": "btf", "ok": true }, { "name": "bpffs", "ok": false }])));
     assert!(check::all_good(&json!([{ "name": "btf", "ok": true }])));
-    assert!(check::text(&json!([{ "name": "bpffs", "ok": false, "detail": "-", "remedy": "mount it" }])).contains("mount it"));
+    assert!(
+        check::text(&json!([{ "name": "bpffs", "ok": false, "detail": "-", "remedy": "mount it" }]))
+            .contains("mount it")
+    );
 }
