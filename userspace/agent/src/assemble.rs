@@ -138,7 +138,7 @@ impl Node<'_> {
         });
         let workers = Workers::start(self.settings.workers, &shared).context("the worker threads cannot be made")?;
         let workers = Arc::new(workers);
-        let signer = Signer::new(self.port.channel(self.identity.identity()));
+        let signer = Signer::new(self.port.clone(), self.identity.identity().clone());
         let observer = Observed::observer(self.metrics.clone());
         let keeper = Keeper::new(
             signer,

@@ -1,6 +1,8 @@
 //! docs/operating/reasons.md and the code have the same words: what an operator greps for in the page is what the
 //! programs say, and what they say is on the page.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops where it fails")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

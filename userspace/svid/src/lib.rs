@@ -5,7 +5,7 @@
 //! let port = ControlPort::new("control:15012", trust.clone(), &domain);
 //! let node = match node::load(&run_dir, &domain)? { Some(n) => n, None => node::join(&port, &token, &clock).await? };
 //! let node = NodeIdentity::start(node, port.clone(), Some(run_dir), clock.clone(), observer.clone())?;
-//! let signer = Signer::new(port.channel(node.identity()));
+//! let signer = Signer::new(port.clone(), node.identity().clone());
 //! let keeper = Keeper::new(signer, trust, KeeperSettings::default(), clock, observer);
 //! let local = keeper.hold(&id, &pod_uid);      // LocalIdentity of culvert-mtls: `no_svid` until the CA answered
 //! keeper.release(&pod_uid);                    // the last pod takes the key with it

@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use culvert_mtls::LocalIdentity;
 use culvert_wire::proto::ca::{
     IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient,
 };
 use prost_types::{Struct, Value, value::Kind};
 use rustls_pki_types::CertificateDer;
-use tonic::transport::Channel;
 
-use crate::{Issue, IssueError, Request, answer};
+use crate::{ControlPort, Issue, IssueError, Request, answer};
 
 /// Longest wait for one answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -17,13 +17,14 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Asks a control plane (or any CA that speaks `istio.v1.auth.IstioCertificateService`) for certificates.
 #[derive(Debug, Clone)]
 pub struct Signer {
-    client: IstioCertificateServiceClient<Channel>,
+    port: ControlPort,
+    identity: LocalIdentity,
 }
 
 impl Signer {
-    /// Over a channel that presents the node's certificate.
-    pub fn new(channel: Channel) -> Self {
-        Self { client: IstioCertificateServiceClient::new(channel) }
+    /// Asks at `port` as `identity`, the node's.
+    pub fn new(port: ControlPort, identity: LocalIdentity) -> Self {
+        Self { port, identity }
     }
 }
 
@@ -34,7 +35,9 @@ impl Issue for Signer {
             metadata: Some(metadata(&request)),
             csr: request.csr,
         };
-        let mut client = self.client.clone();
+        // A channel of its own each time: one that stands proves the node certificate it was made with, and is refused
+        // when that has ended, however often the node has renewed it since.
+        let mut client = IstioCertificateServiceClient::new(self.port.channel(&self.identity));
         let answer = tokio::time::timeout(TIMEOUT, client.create_certificate(call));
         let answer = answer.await.map_err(|_| IssueError::Timeout)??.into_inner();
         answer::chain_of(&answer.cert_chain)

@@ -61,7 +61,7 @@ async fn a_token_buys_a_node_certificate_which_then_gets_svids_for_pods() {
     assert_eq!(node.identity().id(), &id(NODE));
     assert_eq!(port.calls("join")[0].by, None, "the joining client proves nothing");
 
-    let signer = Signer::new(control.channel(node.identity()));
+    let signer = Signer::new(control.clone(), node.identity().clone());
     let keeper = Keeper::new(signer, trust_in(&port), KeeperSettings::default(), clock(), Arc::new(NoObserver));
     let local = keeper.hold(&id(TILL), "pod-1");
     assert!(timeout(Duration::from_secs(10), keeper.ready(&id(TILL))).await.unwrap());
@@ -134,7 +134,7 @@ async fn an_erased_node_identity_reaches_nobody() {
     let node = joined(&control).await;
     let identity = node.identity().clone();
     drop(node);
-    let error = Signer::new(control.channel(&identity)).issue(request(TILL)).await.unwrap_err();
+    let error = Signer::new(control.clone(), identity).issue(request(TILL)).await.unwrap_err();
     assert_eq!(error.reason(), "no_svid", "{error}");
     assert!(port.calls("create").is_empty());
 }
@@ -143,13 +143,13 @@ async fn an_erased_node_identity_reaches_nobody() {
 async fn refusals_of_the_ca_come_through_as_such() {
     let (port, control) = listening().await;
     let node = joined(&control).await;
-    let signer = Signer::new(control.channel(node.identity()));
+    let signer = Signer::new(control.clone(), node.identity().clone());
     let unknown_pod = Request { pod_uid: Some("pod-9".into()), ..request(TILL) };
     let error = signer.issue(unknown_pod).await.unwrap_err();
     assert_eq!((error.reason(), error.to_string().contains("no such pod")), ("ca_denied", true));
     // A workload's SVID is no node certificate.
     let (_writer, workload) = port.authority.local(BANK, control.trust());
-    let error = Signer::new(control.channel(&workload)).issue(request(TILL)).await.unwrap_err();
+    let error = Signer::new(control.clone(), workload).issue(request(TILL)).await.unwrap_err();
     assert_eq!(error.reason(), "ca_denied");
 }
 
@@ -177,8 +177,27 @@ async fn the_node_certificate_renews_itself_by_itself_and_is_kept_for_a_restart(
     let again = load(folder.path(), &domain()).unwrap().expect("kept");
     assert_eq!((again.node(), Some(&again.credentials().svid().serial)), ("node-1", renewed.serial.as_ref()));
     let node = NodeIdentity::start(again, control.clone(), None, clock(), Arc::new(NoObserver)).unwrap();
-    Signer::new(control.channel(node.identity())).issue(request(TILL)).await.unwrap();
+    Signer::new(control.clone(), node.identity().clone()).issue(request(TILL)).await.unwrap();
     assert_eq!(port.calls("join").len(), 1);
+}
+
+#[tokio::test]
+async fn svids_are_signed_past_the_end_of_the_node_certificate_that_asked_first() {
+    let (port, control) = listening().await;
+    *port.life.lock().unwrap() = Duration::from_secs(5);
+    let first = join(&control, TOKEN, &*clock()).await.unwrap();
+    let end = first.credentials().not_after();
+    let node = NodeIdentity::start(first, control.clone(), None, clock(), Arc::new(NoObserver)).unwrap();
+    let signer = Signer::new(control.clone(), node.identity().clone());
+    signer.issue(request(TILL)).await.unwrap();
+    *port.life.lock().unwrap() = HOUR;
+    let mut status = node.watch();
+    let renewed = timeout(Duration::from_secs(10), status.wait_for(|status| status.not_after > Some(end)));
+    renewed.await.unwrap().unwrap();
+    while std::time::SystemTime::now() <= end {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    signer.issue(request(TILL)).await.expect("the connection of the first call proves a certificate that has ended");
 }
 
 async fn kept(folder: &Path) -> PathBuf {

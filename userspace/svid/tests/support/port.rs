@@ -177,6 +177,11 @@ impl IstioCertificateService for Service {
         if by.as_deref() != Some(NODE) {
             return Err(Status::permission_denied("not a node"));
         }
+        // As the control plane does: the handshake may be hours ago.
+        let peer = request.extensions().get::<Option<VerifiedPeer>>().cloned().flatten();
+        if peer.is_none_or(|peer| SystemTime::now() > peer.svid().not_after) {
+            return Err(Status::unauthenticated("the node certificate has ended"));
+        }
         if metadata.get("PodUID").map(String::as_str) != Some("pod-1") {
             return Err(Status::permission_denied("no such pod on this node"));
         }
