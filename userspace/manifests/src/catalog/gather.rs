@@ -68,12 +68,23 @@ impl<'p> Pass<'p> {
                 return;
             }
         };
-        for document in documents(&file.name, text) {
+        let documents = documents(&file.name, text);
+        if documents.is_empty() && self.previous.held.values().any(|held| held.origin.file == file.name) {
+            self.file_emptied(file);
+        }
+        for document in documents {
             match document.content {
                 Ok(value) => items(value).into_iter().for_each(|value| self.read_value(&document.origin, value)),
                 Err(broken) => self.read_broken(&document.origin, broken),
             }
         }
+    }
+
+    /// Rather cut off (by a full disk, or a writer that is not done) than meant: who means it removes the file.
+    fn file_emptied(&mut self, file: &File) {
+        let origin = Origin { file: file.name.clone(), line: 0 };
+        let text = "it held objects and says nothing any more".to_owned();
+        self.damage(&origin, "file_emptied", text, "remove the file if its objects are to go");
     }
 
     fn read_value(&mut self, origin: &Origin, mut value: Value) {

@@ -44,6 +44,25 @@ fn a_good_pod_gives_no_complaint() {
     assert_eq!(standing(&catalog, "Pod shop/web"), Some(Standing::Fresh));
 }
 
+#[test]
+fn an_emptied_file_keeps_what_it_said_until_it_is_removed() {
+    for emptied in ["", "\n", "# to be written\n---\n", "null\n"] {
+        let (catalog, complaints) = after(POD, emptied);
+        assert_eq!(said(&complaints), ["error file_emptied"], "{emptied:?}");
+        assert_eq!(standing(&catalog, "Pod shop/web"), Some(Standing::LastGood), "{emptied:?}");
+        let (again, _) = Catalog::read(&[file("a.yaml", emptied)], &catalog);
+        assert_eq!(standing(&again, "Pod shop/web"), Some(Standing::LastGood), "{emptied:?}, read once more");
+    }
+    let (before, _) = read(POD);
+    let (removed, _) = Catalog::read(&[], &before);
+    assert!(removed.is_empty());
+    let (moved, complaints) = Catalog::read(&[file("a.yaml", ""), file("b.yaml", POD)], &before);
+    assert_eq!(standing(&moved, "Pod shop/web"), Some(Standing::Fresh));
+    let (_, later) = Catalog::read(&[file("a.yaml", ""), file("b.yaml", POD)], &moved);
+    assert_eq!((said(&complaints), said(&later)), (vec!["error file_emptied".to_owned()], vec![]));
+    assert_eq!(said(&read("").1), Vec::<String>::new(), "a file that never said anything");
+}
+
 /// Lines added to the good pod, and what is said about them. An error leaves the pod out, a warning does not.
 #[test]
 fn each_mistake_in_a_pod_has_its_field_and_its_word() {
