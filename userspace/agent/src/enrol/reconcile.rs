@@ -15,6 +15,9 @@ const COUNT: Duration = Duration::from_secs(5);
 /// Every so many counts, pods are compared with the kernel: every 30 s.
 const COUNTS_PER_LOOK: u32 = 6;
 
+/// Connections at once that leave memory worth giving back.
+const PEAK: usize = 200;
+
 /// What the kernel says of one pod.
 #[derive(Debug, Clone, Default)]
 pub struct Captured {
@@ -41,9 +44,11 @@ impl Enroller {
     pub async fn reconcile(self: Arc<Self>, kubelet_cgroup: Option<std::path::PathBuf>) {
         let mut clock = tokio::time::interval(COUNT);
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut peak = 0;
         for turn in 1_u32.. {
             clock.tick().await;
             self.count().await;
+            self.tidy(&mut peak).await;
             if !turn.is_multiple_of(COUNTS_PER_LOOK) {
                 continue;
             }
@@ -55,6 +60,19 @@ impl Enroller {
             for pod in self.pods() {
                 self.mend(&pod).await;
             }
+        }
+    }
+
+    /// Gives memory back once most of the connections of a peak have ended.
+    async fn tidy(&self, peak: &mut usize) {
+        let open: usize = self.pods().iter().map(|pod| pod.live.len()).sum();
+        if *peak < PEAK || open > *peak / 2 {
+            *peak = open.max(*peak);
+            return;
+        }
+        *peak = open;
+        if let Err(error) = super::blocking(culvert_redirect::return_unused_memory).await {
+            tracing::warn!(%error, "unused memory could not be given back");
         }
     }
 
@@ -114,7 +132,7 @@ impl Enroller {
             }
             Err(_stopping) => {}
         }
-        self.changed.notify_waiters();
+        self.changed.send_modify(|count| *count += 1);
     }
 
     /// Accepts on new listeners; those of the lost ones end by themselves or with the pod.
