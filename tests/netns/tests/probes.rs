@@ -24,6 +24,8 @@ impl Cgroup {
         }
         let inode = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/proc/self/ns/net")?);
         let path = root.join(format!("culvert-netns-{inode}-{name}"));
+        // No other namespace has this number now: what is there is left from one that is gone.
+        let _ = std::fs::remove_dir(&path);
         std::fs::create_dir(&path)?;
         Ok(Cgroup(path))
     }
