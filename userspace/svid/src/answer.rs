@@ -48,3 +48,6 @@ pub(crate) fn certificates(texts: &[String]) -> Result<Vec<CertificateDer<'stati
     }
     if all.is_empty() { Err(IssueError::AnswerIncomplete) } else { Ok(all) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 use culvert_policy::{MtlsMode, PeerAuthentication, PolicyName, Selector};
 use culvert_wire::{
-    Kind, Resource, SYNCED_NAME,
+    Kind, Resource, SYNCED_NAME, TrustBundle,
     proto::discovery::{DeltaDiscoveryResponse, Resource as Item},
     resource::synced,
 };
@@ -135,4 +135,21 @@ fn a_type_that_was_not_asked_for_is_an_error() {
     let mut state = State::default();
     let strange = DeltaDiscoveryResponse { type_url: "x".to_owned(), ..DeltaDiscoveryResponse::default() };
     assert_eq!(state.apply(&strange).err(), Some(StateError::UnknownType("x".to_owned())));
+}
+
+#[test]
+fn an_older_bundle_does_not_replace_a_newer_one() {
+    let domain = mesh().trust_domain;
+    let bundle = |sequence: u64| {
+        let bundle =
+            TrustBundle { trust_domain: domain.clone(), authorities: vec![sequence.to_be_bytes().to_vec()], sequence };
+        item(&Resource::Bundle(bundle), &sequence.to_string())
+    };
+    let mut state = State::default();
+    fill(&mut state, Kind::Bundle, 1);
+    take(&mut state, Kind::Bundle, vec![bundle(7), marker(1)]);
+    take(&mut state, Kind::Bundle, vec![bundle(6)]);
+    assert_eq!(state.publish().expect("complete").bundles[&domain].sequence, 7);
+    take(&mut state, Kind::Bundle, vec![bundle(8)]);
+    assert_eq!(state.publish().expect("complete").bundles[&domain].sequence, 8);
 }

@@ -65,3 +65,15 @@ fn each_refusal_has_its_status() {
         assert_eq!(error.refusal(), Refusal::Unavailable, "{error}");
     }
 }
+
+#[test]
+fn the_name_of_a_service_is_no_way_to_a_port_of_the_mesh() {
+    let mut web = pod("web", "10.0.0.2");
+    web.services.push(ServiceName::new("shop", "web"));
+    web.named_ports.insert("http".to_owned(), 15008);
+    let state = snapshot([web], [service("web", "10.96.0.1")], []);
+    let authority = Authority::parse("web.shop.svc:80").expect("an authority");
+    let local = "10.0.0.2:15008".parse().expect("an address");
+    let answer = resolve(&authority, local, &state.roster, &WorkloadUid::new("web"));
+    assert_eq!(answer, Err(AttributeError::ForbiddenPort));
+}

@@ -56,3 +56,28 @@ fn a_label_that_brings_a_policy_makes_a_new_rule_set() {
     let judge = Judge::renew(&judge, &state, &web).expect("now it is selected");
     assert!(judge.objection(&call_by("client")).is_none());
 }
+
+#[test]
+fn a_policy_that_says_something_else_makes_a_new_rule_set() {
+    let web = pod("web", "10.0.0.2");
+    let judge = Judge::of(&snapshot([web.clone()], [], [allow("a", &["client"])]), &web);
+    let equal = snapshot([web.clone()], [], [allow("a", &["client"])]);
+    assert!(Judge::renew(&judge, &equal, &web).is_none(), "nothing has changed");
+    let changed = snapshot([web.clone()], [], [allow("a", &["other"])]);
+    let judge = Judge::renew(&judge, &changed, &web).expect("the same policy, another rule");
+    assert!(judge.objection(&call_by("client")).is_some());
+}
+
+#[test]
+fn other_settings_of_the_mesh_make_a_new_rule_set() {
+    let web = pod("web", "10.0.0.2");
+    let before = snapshot([web.clone()], [], []);
+    let judge = Judge::of(&before, &web);
+    assert!(judge.objection(&call_by("client")).is_some(), "default deny");
+    let mut open = before;
+    let mut settings = (*open.settings).clone();
+    settings.default_action = culvert_policy::DefaultAction::Allow;
+    open.settings = Arc::new(settings);
+    let judge = Judge::renew(&judge, &open, &web).expect("the mesh's settings concern everybody");
+    assert!(judge.objection(&call_by("client")).is_none());
+}

@@ -68,3 +68,12 @@ fn names_that_no_certificate_can_carry_get_no_token() {
         assert_eq!(tokens.give(name, now).unwrap_err().reason(), "bad_node_name", "{name}");
     }
 }
+
+#[test]
+fn a_file_under_the_name_of_another_node_makes_nobody_that_node() {
+    let (_root, state, tokens, now) = tokens();
+    let token = tokens.give("n1", now).unwrap();
+    let secret = token.rsplit_once('.').unwrap().1;
+    fs::rename(state.path("tokens/n1.json"), state.path("tokens/n2.json")).unwrap();
+    assert_eq!(tokens.take(&format!("n2.{secret}"), now).unwrap_err().reason(), "token_wrong");
+}

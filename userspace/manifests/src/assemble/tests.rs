@@ -225,3 +225,28 @@ fn flags_go_before_the_mesh_object_and_that_before_istios_defaults() {
     assert_eq!(said(&fixed), ["error trust_domain_fixed spec.trustDomain"]);
     assert_eq!(fixed.state.mesh.trust_domain.as_str(), "cluster.local");
 }
+
+#[test]
+fn a_service_without_selector_has_no_pods_and_one_of_another_namespace_neither() {
+    let text = pod("shop", "web", ", labels: {app: web}", "", "podIP: 10.0.0.1")
+        + "---\n{apiVersion: v1, kind: Service, metadata: {name: bare, namespace: shop}, \
+           spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}}\n"
+        + "---\n{apiVersion: v1, kind: Service, metadata: {name: far, namespace: plain}, \
+           spec: {clusterIP: 10.96.0.2, selector: {app: web}, ports: [{port: 80}]}}\n"
+        + "---\n{apiVersion: v1, kind: Service, metadata: {name: near, namespace: shop}, \
+           spec: {clusterIP: 10.96.0.3, selector: {app: web}, ports: [{port: 80}]}}\n";
+    let assembly = put_together(&text, &BTreeMap::new());
+    let names: Vec<String> = only(&assembly).services.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["shop/near"]);
+}
+
+#[test]
+fn a_pod_may_be_denied_what_is_not_tcp() {
+    let denies = |metadata: &str| {
+        let assembly = put_together(&pod("shop", "web", metadata, "", ""), &BTreeMap::new());
+        only(&assembly).deny_non_tcp
+    };
+    assert!(!denies("") && !denies(", annotations: {culvert.dev/non-tcp: allow}"));
+    assert!(denies(", annotations: {culvert.dev/non-tcp: deny}"));
+    assert!(denies(", labels: {culvert.dev/non-tcp: deny}"));
+}
