@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use culvert_e2e::fixture;
@@ -311,5 +312,43 @@ fn a_connection_outlives_five_rotations_and_ends_when_its_svid_cannot_be_renewed
         println!("{} rotations in {:?}; without renewal it ended after {ended:?}", serials.len() - 1, begun.elapsed());
         log.demand(Duration::from_secs(2), "the end", |access| access.field("reason") == Some("svid_expired"))?;
         expect_reset(&client, to, Duration::from_secs(9)).map(|_| ())
+    })
+}
+
+#[test]
+fn a_killed_agent_leaves_no_clean_end() {
+    in_sandbox!(|| {
+        let mut mesh = Mesh::start(&fixture::manifests(&PODS)?)?;
+        let (client, server) = (mesh.pod("client.app")?, mesh.pod("server.app")?);
+        let outside = mesh.pod("stranger.outside")?;
+        let (to, free) = (SocketAddr::from((server.pod.ip4(), PORT)), SocketAddr::from((outside.pod.ip4(), PORT)));
+        let (told, tell) = (Arc::<Mutex<Vec<String>>>::default(), Arc::<Mutex<Vec<String>>>::default());
+        let handle = |ends: Arc<Mutex<Vec<String>>>| {
+            move |mut stream: TcpStream| {
+                stream.write_all(b"hello")?;
+                let end = stream.read(&mut [0; 8]).map_err(|error| error.kind());
+                ends.lock().unwrap().push(format!("{end:?}"));
+                Ok(())
+            }
+        };
+        let _server = Server::start(server.pod.netns(), PORT, handle(told.clone()))?;
+        let _outside = Server::start(outside.pod.netns(), PORT, handle(tell.clone()))?;
+        let mut streams = [connect(client.pod.netns(), to)?, connect(client.pod.netns(), free)?];
+        for stream in &mut streams {
+            stream.read_exact(&mut [0; 5])?;
+        }
+        for node in ["node1", "node2"] {
+            mesh.agents.get_mut(node).unwrap().process.kill9()?;
+        }
+        for stream in &mut streams {
+            let end = stream.read(&mut [0; 8]);
+            ensure!(end.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset), "{end:?}");
+        }
+        for ends in [&told, &tell] {
+            wait_until("the server learns of it", Duration::from_secs(5), || Ok(!ends.lock().unwrap().is_empty()))?;
+            let ends = ends.lock().unwrap();
+            ensure!(ends[..] == ["Err(ConnectionReset)"], "the server saw {ends:?}");
+        }
+        Ok(())
     })
 }

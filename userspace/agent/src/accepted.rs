@@ -78,7 +78,7 @@ impl Accepted {
         self.outcome.fail(step, blame, reason, error);
     }
 
-    /// Bytes may flow: from here on the splice says how the socket is closed.
+    /// For a socket that becomes a tunnel, which says itself how it ends. A splice takes the socket armed.
     #[expect(deprecated, reason = "deprecated for lingers that block; taking a linger away never does")]
     pub fn disarm(&self) {
         // A socket whose option cannot be changed is dead already; the splice will see it.

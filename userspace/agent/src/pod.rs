@@ -1,6 +1,10 @@
 //! An enrolled pod, as the data path sees it.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use arc_swap::ArcSwap;
 use culvert_identity::SpiffeId;
@@ -98,6 +102,11 @@ impl Pod {
             tls: self.local.server_config()?,
             until: credentials.not_after(),
         })
+    }
+
+    /// How long the SVID in use is still valid. (Not its whole life: issuers date the beginning back.)
+    pub fn svid_left(&self) -> Option<Duration> {
+        self.local.credentials().ok()?.not_after().duration_since(SystemTime::now()).ok()
     }
 
     /// The edition of SVID and bundles that served tunnels should have been made with.

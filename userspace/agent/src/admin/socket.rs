@@ -50,20 +50,26 @@ pub async fn serve(listener: UnixListener, desk: Desk) {
 }
 
 async fn one(mut stream: UnixStream, desk: Desk) {
-    let own = nix::unistd::geteuid().as_raw();
-    let caller = stream.peer_cred().map(|caller| caller.uid());
-    let mut text = match caller {
-        Ok(uid) if uid == 0 || uid == own => match tokio::time::timeout(PATIENCE, read(&mut stream)).await {
-            Ok(Ok(question)) => answer(&desk, question).await,
-            Ok(Err(message)) => error("bad_question", message),
-            Err(_) => error("bad_question", "no complete line within 5 s".to_owned()),
-        },
-        Ok(uid) => error("not_root", format!("the caller has uid {uid}")),
-        Err(fault) => error("not_root", fault.to_string()),
+    // Read before anything is said: an answer that overtakes the question is lost when the socket closes.
+    let question = tokio::time::timeout(PATIENCE, read(&mut stream)).await;
+    let mut text = match (may_ask(&stream), question) {
+        (Err(message), _) => error("not_root", message),
+        (Ok(()), Ok(Ok(question))) => answer(&desk, question).await,
+        (Ok(()), Ok(Err(message))) => error("bad_question", message),
+        (Ok(()), Err(_)) => error("bad_question", "no complete line within 5 s".to_owned()),
     };
     text.push(b'\n');
     let _ = stream.write_all(&text).await;
     let _ = stream.shutdown().await;
+}
+
+/// Root, and the agent's own user.
+fn may_ask(stream: &UnixStream) -> Result<(), String> {
+    let uid = stream.peer_cred().map_err(|error| error.to_string())?.uid();
+    if uid == 0 || uid == nix::unistd::geteuid().as_raw() {
+        return Ok(());
+    }
+    Err(format!("the caller has uid {uid}"))
 }
 
 async fn read(stream: &mut UnixStream) -> Result<Question, String> {

@@ -77,8 +77,7 @@ struct Looked {
 
 /// Often enough that a proof which is about to end is made anew in time, whoever's SVID it is that ends.
 fn period(pod: &Pod) -> Duration {
-    let life = pod.local.credentials().ok().and_then(|held| held.not_after().duration_since(held.not_before()).ok());
-    life.map_or(LOOK, |life| (life / 12).max(LOOK))
+    pod.svid_left().map_or(LOOK, |left| (left / 12).max(LOOK))
 }
 
 async fn tunnels(workers: &Workers) -> i64 {

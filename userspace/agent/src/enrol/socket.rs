@@ -69,13 +69,14 @@ type Refused = (&'static str, String);
 async fn answer(stream: &UnixStream, enroller: &Arc<Enroller>) -> Result<Option<Enrolled>, Refused> {
     let refuse = |error: EnrolError| (error.reason(), crate::outcome::chain(&error));
     let malformed = |error: ProtocolError| (error.reason(), crate::outcome::chain(&error));
+    // Read before anything is said: an answer that overtakes the question is lost when the socket closes.
+    let mut fds = Vec::new();
+    let request = tokio::time::timeout(PATIENCE, read(stream, &mut fds)).await;
+    let request = request.unwrap_or_else(|_| Err(ProtocolError::Malformed("no complete line within 5 s".to_owned())));
     let uid = stream.peer_cred().map_err(|error| malformed(error.into()))?.uid();
     if uid != 0 {
         return Err(refuse(EnrolError::NotRoot(uid)));
     }
-    let mut fds = Vec::new();
-    let request = tokio::time::timeout(PATIENCE, read(stream, &mut fds)).await;
-    let request = request.unwrap_or_else(|_| Err(ProtocolError::Malformed("no complete line within 5 s".to_owned())));
     match request.map_err(malformed)? {
         Request::Enrol { uid } => {
             let netns = fds.pop().filter(|_| fds.is_empty()).ok_or_else(|| refuse(EnrolError::NoNetns))?;

@@ -77,7 +77,6 @@ async fn socket(accepted: Accepted, permit: Permit, revocation: Revocation, list
     };
     match reached {
         Ok(app) => {
-            accepted.disarm();
             let Accepted { io, outcome, slot, .. } = accepted;
             carried::carry(app.stream, Legs::Plain(io), outcome, revocation, listed).await;
             drop((app.leg, slot));

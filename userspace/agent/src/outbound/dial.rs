@@ -116,7 +116,6 @@ impl Tunnelled {
             Far::Stream(stream) => Legs::Tunnel(stream),
             Far::Socket(socket) => Legs::Plain(socket),
         };
-        accepted.disarm();
         let Accepted { io, outcome, slot, .. } = accepted;
         carried::carry(io, legs, outcome, revocation, listed).await;
         drop(slot);

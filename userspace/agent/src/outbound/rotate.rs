@@ -40,12 +40,10 @@ pub(crate) async fn rotate(worker: Rc<Worker>, pod: Arc<Pod>) {
     }
 }
 
-/// Proofs that end before this are made anew: what is left of a third of our SVID's life. The peer, which renews at
-/// half of its own, has a newer SVID to show by then.
+/// Proofs that end before this are made anew: a third of what is left of our own SVID, which is never less than half of
+/// its life while renewal works. The peer, which renews at half of its own, has a newer SVID to show by then.
 fn deadline(pod: &Pod) -> Option<SystemTime> {
-    let credentials = pod.local.credentials().ok()?;
-    let life = credentials.not_after().duration_since(credentials.not_before()).ok()?;
-    Some(SystemTime::now() + life / 3)
+    Some(SystemTime::now() + pod.svid_left()? / 3)
 }
 
 async fn prove(worker: Rc<Worker>, pod: Arc<Pod>, key: TunnelKey) {
@@ -54,7 +52,11 @@ async fn prove(worker: Rc<Worker>, pod: Arc<Pod>, key: TunnelKey) {
         let Ok(route) = route(&pod, &key) else { return };
         let (netns, gate) = (pod.netns.clone(), key.address);
         match worker.pool.prove(&route, || dialler(netns, gate)).await {
-            Ok(_until) => return,
+            Ok(until) => {
+                let left = until.duration_since(SystemTime::now()).unwrap_or_default();
+                tracing::debug!(peer = %key.destination, from = %key.from, ?left, "the peer has proven itself again");
+                return;
+            }
             Err(error) => {
                 tracing::info!(peer = %key.destination, reason = error.reason(), "the peer did not prove itself again");
             }

@@ -78,6 +78,9 @@ impl Socket {
     pub(super) fn new(tcp: TcpStream) -> Self {
         // A socket that takes no options is about to fail anyway.
         let _ = tcp.set_nodelay(true);
+        // Should this process be killed, the kernel closes the socket: with a reset, because a FIN would make a clean
+        // end of a connection that broke. What has ended well takes this back before its FIN.
+        let _ = SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
         let buffer = BytesMut::new();
         Self { tcp, buffer, read_size: SMALLEST_READ, small_reads: 0, watches: false, look: None }
     }
@@ -168,6 +171,7 @@ impl Leg for Socket {
             }
         }
         if queue.ended && !queue.closed {
+            let _ = SockRef::from(&self.tcp).set_linger(None);
             ready!(Pin::new(&mut self.tcp).poll_shutdown(cx)).map_err(|_| Broken::Reset)?;
             queue.closed = true;
         }
