@@ -278,7 +278,11 @@ impl Node {
     ) -> Result<(Listeners, PodPrograms), EnrolError> {
         let programs = programs::load_pod(&self.pins, pod_pins, subject.steer_config(), self.log)?;
         if fresh {
-            kept::settle(self, subject).map_err(system("settle connections from before enrolment"))?;
+            let captured = self.was_captured(subject, pod_pins).map_err(system("look for an earlier capture"))?;
+            kept::settle(self, subject, captured).map_err(system("settle connections from before enrolment"))?;
+        }
+        if self.enrolled(&subject.uid).is_none() {
+            kept::clear_legs(self, subject).map_err(system("end what an earlier agent had open"))?;
         }
         subject.netns.enter(&self.shared.home, || Ok(route(subject))).map_err(system("enter the netns"))??;
         let v6 = subject.interface.loopback_v6;
@@ -287,6 +291,13 @@ impl Node {
             .enter(&self.shared.home, || listener::open(v6))
             .map_err(system("open the listeners in the pod"))?;
         Ok((listeners, programs))
+    }
+
+    /// Whether an agent has captured this pod before, whatever is left of that.
+    fn was_captured(&self, subject: &Subject, pod_pins: &PodPins) -> io::Result<bool> {
+        Ok(sys::pinned(&pod_pins.steer)?.is_some()
+            || self.pins.is_known_to_other_versions(&subject.uid)?
+            || kept::is_captured(self, &subject.netns)?)
     }
 
     fn attach(
@@ -385,7 +396,8 @@ pub(crate) fn route(subject: &Subject) -> Result<(), EnrolError> {
 
 /// Lets a connection take the mark of its SYN (IPv6 as well): the way back for probes.
 pub(crate) const FWMARK_ACCEPT: &str = "net/ipv4/tcp_fwmark_accept";
-/// Lets app legs use a port again one second after it went into TIME_WAIT (default: loopback only).
+/// Lets an ephemeral port be used again one second after it went into TIME_WAIT (default: loopback
+/// only): the pod's connections and the agent's wire legs for them share one range.
 pub(crate) const TW_REUSE: &str = "net/ipv4/tcp_tw_reuse";
 
 pub(crate) fn accept_local(interface: &str) -> String {

@@ -4,6 +4,7 @@
 //! either ended at once, or each gets a routing rule in front of rule 100 and an entry that the
 //! guard lets through until a deadline.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -43,11 +44,17 @@ fn family(address: SocketAddr) -> Family {
 
 /// With the guard closed and before rule 100 is there: gives the connections that may go on their
 /// rules and entries, and ends the others. The guard lets the RST out, so that both ends know.
-pub(crate) fn settle(node: &Node, subject: &Subject) -> io::Result<()> {
+///
+/// Of a pod that was `captured` before, what is open has gone through an agent, and must not go on
+/// without one: none is kept.
+pub(crate) fn settle(node: &Node, subject: &Subject, captured: bool) -> io::Result<()> {
     let (at_most, at_longest) = match subject.settings.open_flows {
-        OpenFlows::Cut => (0, Duration::ZERO),
-        OpenFlows::Keep { at_most, at_longest } => (at_most, at_longest),
+        OpenFlows::Keep { at_most, at_longest } if !captured => (at_most, at_longest),
+        OpenFlows::Keep { .. } | OpenFlows::Cut => (0, Duration::ZERO),
     };
+    if at_most == 0 {
+        expire(node, &subject.netns, subject.host.ifindex, true)?;
+    }
     let deadline = now_ns()?.saturating_add(u64::try_from(at_longest.as_nanos()).unwrap_or(u64::MAX));
     let sockets = open_connections(node, subject)?;
     let (kept, cut) = sockets.split_at(at_most.min(sockets.len()));
@@ -62,6 +69,53 @@ pub(crate) fn settle(node: &Node, subject: &Subject) -> io::Result<()> {
     kept.iter().try_for_each(|socket| {
         node.shared.maps.pre_enrolment.set(&flow(subject, socket.local, socket.remote), &deadline)
     })
+}
+
+/// Whether rule 100 is there: an agent has captured this pod before.
+pub(crate) fn is_captured(node: &Node, netns: &Namespace) -> io::Result<bool> {
+    netns.enter(&node.shared.home, || {
+        let netlink = Netlink::open()?;
+        Ok(routing::captures(&netlink, Family::V4)? || routing::captures(&netlink, Family::V6)?)
+    })
+}
+
+/// Ends the kept connections of a pod: it has become strict.
+pub(crate) fn end(node: &Node, subject: &Subject) -> io::Result<()> {
+    let pod = subject.host.ifindex;
+    let keys = node.shared.maps.pre_enrolment.keys::<FlowKey>()?;
+    let kept: HashSet<FlowKey> = keys.into_iter().filter(|key| key.pod == pod).collect();
+    if kept.is_empty() {
+        return Ok(());
+    }
+    // The entries go last: the guard lets the RST out without them, but not a sender that is quicker.
+    destroy(node, subject, |socket| kept.contains(&flow(subject, socket.local, socket.remote)))?;
+    expire(node, &subject.netns, pod, true)
+}
+
+fn destroy(node: &Node, subject: &Subject, is_meant: impl Fn(&TcpSocket) -> bool) -> io::Result<()> {
+    subject.netns.enter(&node.shared.home, || {
+        let diag = Diag::open()?;
+        diag.connections()?.iter().filter(|socket| is_meant(socket)).try_for_each(|socket| diag.destroy(socket))
+    })
+}
+
+/// Ends what an earlier agent had open towards the app, and forgets its tuples: nobody else would, and
+/// until then they keep clients from the wire out.
+pub(crate) fn clear_legs(node: &Node, subject: &Subject) -> io::Result<()> {
+    let pod = subject.host.ifindex;
+    let maps = &node.shared.maps;
+    let of_pod = |map: &BpfMap| -> io::Result<HashSet<FlowKey>> {
+        Ok(map.keys::<FlowKey>()?.into_iter().filter(|key| key.pod == pod).collect())
+    };
+    let legs = of_pod(&maps.app_legs)?;
+    if !legs.is_empty() {
+        destroy(node, subject, |socket| {
+            let (app, agent) = (flow(subject, socket.local, socket.remote), flow(subject, socket.remote, socket.local));
+            legs.contains(&app) || legs.contains(&agent)
+        })?;
+        legs.iter().try_for_each(|key| maps.app_legs.remove(key))?;
+    }
+    of_pod(&maps.agent_flows)?.iter().try_for_each(|key| maps.agent_flows.remove(key))
 }
 
 /// Removes rules and entries whose time is up, or all of them.

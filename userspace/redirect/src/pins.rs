@@ -104,6 +104,19 @@ impl Pins {
         Ok(pins)
     }
 
+    /// Whether an agent of another layout of these pins has made a folder for a pod of this node.
+    pub(crate) fn is_known_to_other_versions(&self, uid: &str) -> io::Result<bool> {
+        let (Some(version), Some(node)) = (self.root.parent(), self.root.file_name()) else { return Ok(false) };
+        let Some(all) = version.parent() else { return Ok(false) };
+        for entry in std::fs::read_dir(all)? {
+            let other = entry?.path();
+            if other != version && other.join(node).join("pods").join(uid).try_exists()? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// UIDs with a folder.
     pub(crate) fn pods(&self) -> io::Result<Vec<String>> {
         let mut uids = Vec::new();

@@ -48,7 +48,8 @@ impl Redirect {
         self.node.enrol(uid, netns, settings)
     }
 
-    /// Changes a pod's probe ports or non-TCP rule. `open_flows` has no effect here.
+    /// Changes a pod's probe ports or non-TCP rule. With [`OpenFlows::Cut`](crate::OpenFlows)
+    /// the connections that were kept at enrolment end; no other value has an effect here.
     pub fn update(&self, uid: &str, settings: PodSettings) -> Result<(), VerifyError> {
         self.node.update(uid, settings)
     }
@@ -63,6 +64,13 @@ impl Redirect {
     /// longer get anything.
     pub fn withdraw(&self, uid: &str) -> Result<(), WithdrawError> {
         self.node.withdraw(uid)
+    }
+
+    /// Forgets a pod without touching its steering and its guard: it stays closed until it is enrolled again or
+    /// withdrawn. Connections kept from before its enrolment end, and the netns is no longer kept alive, so that
+    /// [`sweep`](Self::sweep) finds out when it is gone. Nothing happens for a pod that this process does not know.
+    pub fn release(&self, uid: &str) -> io::Result<()> {
+        self.node.release(uid)
     }
 
     /// Compares what a pod should have with what the kernel has. Empty: the pod is captured.

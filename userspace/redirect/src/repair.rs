@@ -17,7 +17,7 @@ use crate::namespace::Namespace;
 use crate::netlink::Netlink;
 use crate::node::{Enrolled, Node};
 use crate::pod::Listeners;
-use crate::settings::PodSettings;
+use crate::settings::{OpenFlows, PodSettings};
 use crate::{kept, listener, programs, routing, verify};
 
 fn looking(action: &str) -> impl FnOnce(io::Error) -> VerifyError {
@@ -45,8 +45,14 @@ impl Node {
         let _one_at_a_time = self.enrolment();
         let mut pods = self.pods();
         let pod = pods.get_mut(uid).ok_or_else(|| VerifyError::NotEnrolled(uid.to_owned()))?;
-        pod.settings = PodSettings { open_flows: pod.settings.open_flows, ..settings };
-        self.open_guard(&pod.subject()).map_err(VerifyError::Repair)
+        pod.settings = settings;
+        let subject = pod.subject();
+        drop(pods);
+        self.open_guard(&subject).map_err(VerifyError::Repair)?;
+        if subject.settings.open_flows == OpenFlows::Cut {
+            kept::end(self, &subject).map_err(looking("end kept connections"))?;
+        }
+        Ok(())
     }
 
     /// Does everything again that can be done again; what is right stays untouched by that.
@@ -127,6 +133,12 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    pub(crate) fn release(&self, uid: &str) -> io::Result<()> {
+        let _one_at_a_time = self.enrolment();
+        let Some(pod) = self.pods().remove(uid) else { return Ok(()) };
+        kept::expire(self, &pod.netns, pod.host.ifindex, true)
     }
 
     pub(crate) fn withdraw(&self, uid: &str) -> Result<(), WithdrawError> {

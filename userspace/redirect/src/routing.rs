@@ -202,6 +202,11 @@ pub(crate) fn rules(netlink: &Netlink, family: Family) -> io::Result<Vec<Rule>> 
         .collect())
 }
 
+/// Whether rule 100 is in the calling thread's netns.
+pub(crate) fn captures(netlink: &Netlink, family: Family) -> io::Result<bool> {
+    Ok(rules(netlink, family)?.iter().any(|rule| rule.pref == PREF_CAPTURE && rule.table == u32::from(TABLE)))
+}
+
 /// Compares the calling thread's netns with what should be there.
 pub(crate) fn gaps(netlink: &Netlink, family: Family, source: IpAddr) -> io::Result<Vec<Gap>> {
     let found = rules(netlink, family)?;
