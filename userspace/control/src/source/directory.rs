@@ -8,6 +8,7 @@ use std::{
 };
 
 use culvert_manifests::File;
+use nix::unistd::geteuid;
 
 /// Largest file that is read, in bytes.
 const LARGEST: u64 = 16 << 20;
@@ -36,6 +37,14 @@ pub enum DirectoryError {
         /// Its mode.
         mode: u32,
     },
+    /// Its owner may change the mode and write policies.
+    #[error("{path} belongs to uid {uid}, which is neither root nor who this runs as; chown it")]
+    Owner {
+        /// Which directory.
+        path: PathBuf,
+        /// Its owner.
+        uid: u32,
+    },
     /// Nothing in it: rather a mistake than a mesh of nobody.
     #[error("{0} holds no object (*.yaml, *.yml, *.json)")]
     Empty(PathBuf),
@@ -48,6 +57,7 @@ impl DirectoryError {
             Self::Io { .. } => "manifests_unreadable",
             Self::NotADirectory(_) => "manifests_not_a_directory",
             Self::Writable { .. } => "manifests_writable_by_others",
+            Self::Owner { .. } => "manifests_of_another_owner",
             Self::Empty(_) => "manifests_empty",
         }
     }
@@ -62,6 +72,9 @@ pub fn read_files(path: &Path) -> Result<Vec<File>, DirectoryError> {
     }
     if metadata.mode() & OTHERS_WRITE != 0 {
         return Err(DirectoryError::Writable { path: path.to_owned(), mode: metadata.mode() & 0o7777 });
+    }
+    if !is_trusted(metadata.uid()) {
+        return Err(DirectoryError::Owner { path: path.to_owned(), uid: metadata.uid() });
     }
     let mut files = Vec::new();
     for entry in fs::read_dir(path).map_err(io)? {
@@ -84,7 +97,7 @@ pub fn read_files(path: &Path) -> Result<Vec<File>, DirectoryError> {
 /// `None`: gone since it was listed, or not a file.
 fn read_file(path: &Path) -> Result<Option<String>, String> {
     let mut file = match OsFile::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return gone(path),
         other => other.map_err(|error| error.to_string())?,
     };
     let metadata = file.metadata().map_err(|error| error.to_string())?;
@@ -100,10 +113,27 @@ fn read_file(path: &Path) -> Result<Option<String>, String> {
     String::from_utf8(bytes).map(Some).map_err(|_| "it is not UTF-8".to_owned())
 }
 
+/// Of a symlink that leads nowhere nobody knows what it said: that is not the same as removed.
+fn gone(path: &Path) -> Result<Option<String>, String> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.to_string()),
+        Ok(metadata) if metadata.is_symlink() => Err("it is a symlink that leads nowhere".to_owned()),
+        Ok(_) => Err("it was replaced while it was read".to_owned()),
+    }
+}
+
 fn check_file(metadata: &Metadata) -> Result<(), String> {
     let mode = metadata.mode() & 0o7777;
     if mode & OTHERS_WRITE != 0 {
         return Err(format!("its mode is {mode:04o}: group or others may write to it; chmod go-w"));
     }
+    if !is_trusted(metadata.uid()) {
+        return Err(format!("it belongs to uid {}, neither root nor who this runs as; chown it", metadata.uid()));
+    }
     Ok(())
+}
+
+fn is_trusted(owner: u32) -> bool {
+    owner == 0 || owner == geteuid().as_raw()
 }

@@ -56,6 +56,44 @@ fn a_file_that_others_may_write_is_not_read_and_keeps_what_it_said() {
     assert_eq!(complaints.iter().filter(|c| c.reason == "file_unreadable").count(), 1);
 }
 
+#[test]
+fn what_belongs_to_another_user_is_not_taken() {
+    use std::os::unix::fs::chown;
+
+    assert!(nix::unistd::geteuid().is_root(), "this test gives files away, which takes root");
+    let (_root, path) = directory();
+    put(&path, "a.yaml", NAMESPACE);
+    put(&path, "b.yaml", &NAMESPACE.replace("shop", "forged"));
+    chown(path.join("b.yaml"), Some(12_345), None).unwrap();
+    let Reading::Catalog(catalog, complaints) = Source::new(&path, Catalog::default()).read().unwrap() else {
+        panic!()
+    };
+    assert_eq!(catalog.objects().map(|(key, _)| key.to_string()).collect::<Vec<_>>(), ["Namespace shop"]);
+    assert_eq!(complaints.iter().filter(|c| c.reason == "file_unreadable").count(), 1);
+    chown(&path, Some(12_345), None).unwrap();
+    assert_eq!(reason(&path), "manifests_of_another_owner");
+}
+
+#[test]
+fn a_file_emptied_or_linked_to_nowhere_keeps_what_it_said() {
+    let (_root, path) = directory();
+    put(&path, "a.yaml", NAMESPACE);
+    put(&path, "b.yaml", &NAMESPACE.replace("shop", "other"));
+    let mut source = Source::new(&path, Catalog::default());
+    let mut names = || {
+        let Reading::Catalog(catalog, _) = source.read().unwrap() else { panic!() };
+        catalog.objects().map(|(key, _)| key.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(), ["other", "shop"]);
+    put(&path, "a.yaml", "");
+    assert_eq!(names(), ["other", "shop"], "emptied");
+    fs::remove_file(path.join("a.yaml")).unwrap();
+    std::os::unix::fs::symlink("nowhere", path.join("a.yaml")).unwrap();
+    assert_eq!(names(), ["other", "shop"], "a dangling symlink");
+    fs::remove_file(path.join("a.yaml")).unwrap();
+    assert_eq!(names(), ["other"], "removed");
+}
+
 async fn next(changes: &mut mpsc::Receiver<Change>) -> Result<Vec<String>, String> {
     let change = time::timeout(Duration::from_secs(10), changes.recv()).await.unwrap().unwrap();
     match change {
