@@ -26,7 +26,10 @@ use culvert_identity::SpiffeId;
 use culvert_redirect::{self as redirect, OpenFlows, PodRedirect, PodSettings, Redirect};
 use culvert_svid::{Keeper, Signer};
 use culvert_workload::{Phase, Protocol, Workload, WorkloadUid};
-use tokio::{sync::Notify, task::JoinHandle};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+};
 
 use crate::{
     acceptor,
@@ -92,6 +95,9 @@ pub enum EnrolError {
     /// The book of pods.
     #[error("the pod could not be written down")]
     Book(#[source] io::Error),
+    /// The record changed under the enrolment.
+    #[error("the pod's identity has changed while it was enrolled: ask again")]
+    IdentityChanged,
     /// The agent is stopping.
     #[error("the agent is stopping")]
     Stopping,
@@ -115,6 +121,7 @@ impl EnrolError {
             Self::Withdraw(error) => error.reason(),
             Self::NoSvid(_) => "no_svid",
             Self::Book(_) => "book_failed",
+            Self::IdentityChanged => "identity_changed",
             Self::Stopping => "draining",
         }
     }
@@ -154,21 +161,34 @@ pub struct Parts {
     pub book: Book,
 }
 
+/// Nobody else changes the kernel side while this is held.
+type Alone<'a> = tokio::sync::MutexGuard<'a, ()>;
+
 /// All pods of this node.
 pub struct Enroller {
     parts: Parts,
     held: Mutex<HashMap<WorkloadUid, Held>>,
     /// One change of the kernel side at a time.
     changing: tokio::sync::Mutex<()>,
-    /// Rung when the set of pods has changed, for the status report.
-    changed: Notify,
+    /// One snapshot after the other reaches the pods: never an older one after a newer.
+    following: Mutex<()>,
+    /// Rung when a pod was released: its pins are to be looked after.
+    released: Notify,
+    /// Counts changes of the set of pods and of their state, for the status report.
+    changed: watch::Sender<u64>,
 }
 
 impl Enroller {
     /// Holds no pod yet.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let changing = tokio::sync::Mutex::new(());
-        Arc::new(Self { parts, held: Mutex::default(), changing, changed: Notify::new() })
+        Arc::new(Self {
+            parts,
+            held: Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
+            following: Mutex::default(),
+            released: Notify::new(),
+            changed: watch::Sender::new(0),
+        })
     }
 
     /// The pods held now, by UID.
@@ -178,9 +198,9 @@ impl Enroller {
         pods
     }
 
-    /// Waits for a change of the set of pods.
-    pub async fn changed(&self) {
-        self.changed.notified().await;
+    /// Tells of each change of the set of pods and of their state.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
     }
 
     /// The kernel side.
@@ -199,13 +219,18 @@ impl Enroller {
         let record = self.record(&uid).await?;
         let identity = record.identity().ok_or(EnrolError::BadIdentity)?;
         let pod = self.capture(&record, identity.clone(), netns).await?;
+        self.catch_up(&pod)?;
         self.wait_for_svid(&identity).await?;
         Ok(Enrolled { addresses: pod.addresses.clone(), identity })
     }
 
     /// Lets a pod go: everything of it ends, its traffic is its own again.
     pub async fn withdraw(&self, uid: &str) -> Result<(), EnrolError> {
-        let _changing = self.changing.lock().await;
+        let changing = self.changing.lock().await;
+        self.withdraw_alone(&changing, uid).await
+    }
+
+    async fn withdraw_alone(&self, _changing: &Alone<'_>, uid: &str) -> Result<(), EnrolError> {
         self.forget(&WorkloadUid::new(uid));
         let (redirect, name) = (self.parts.redirect.clone(), uid.to_owned());
         let result = blocking(move || redirect.withdraw(&name)).await?;
@@ -215,7 +240,7 @@ impl Enroller {
             other => other?,
         }
         self.parts.book.remove(uid).map_err(EnrolError::Book)?;
-        self.changed.notify_waiters();
+        self.changed.send_modify(|count| *count += 1);
         tracing::info!(pod = uid, "pod withdrawn");
         Ok(())
     }
@@ -255,7 +280,17 @@ impl Enroller {
         identity: SpiffeId,
         netns: OwnedFd,
     ) -> Result<Arc<Pod>, EnrolError> {
-        let _changing = self.changing.lock().await;
+        let changing = self.changing.lock().await;
+        self.capture_alone(&changing, record, identity, netns).await
+    }
+
+    async fn capture_alone(
+        self: &Arc<Self>,
+        _changing: &Alone<'_>,
+        record: &Arc<Workload>,
+        identity: SpiffeId,
+        netns: OwnedFd,
+    ) -> Result<Arc<Pod>, EnrolError> {
         if let Some(pod) = self.same(record, &identity, inode_of(&netns)) {
             return Ok(pod);
         }
@@ -325,7 +360,7 @@ impl Enroller {
         acceptor::adopt(early, &pod, shared, workers);
         let held = Held { pod: pod.clone(), netns_inode, settings, acceptors };
         self.held().insert(record.uid.clone(), held);
-        self.changed.notify_waiters();
+        self.changed.send_modify(|count| *count += 1);
         let (namespace, name) = (&record.namespace, &record.name);
         tracing::info!(pod = %record.uid, %namespace, %name, addresses = ?pod.addresses, "pod captured");
         pod

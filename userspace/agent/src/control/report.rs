@@ -11,6 +11,8 @@ use crate::{enrol::Enroller, snapshot::Current};
 
 /// How often at least.
 const PERIOD: Duration = Duration::from_secs(30);
+/// How often readiness is looked for before the first report.
+const LOOK: Duration = Duration::from_millis(20);
 /// After a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -30,14 +32,19 @@ async fn one_stream(port: &ControlPort, identity: &NodeIdentity, enroller: &Enro
     let mut renewed = identity.watch();
     renewed.mark_unchanged();
     let feed = async {
-        let mut changes = current.changes();
+        let (mut changes, mut pods) = (current.changes(), enroller.changes());
+        // A report without the pods of a former agent would say that they are gone.
+        while current.unready().is_some() {
+            tokio::time::sleep(LOOK).await;
+        }
         loop {
             changes.borrow_and_update();
+            pods.borrow_and_update();
             if sender.send(enroller.report().await.encode()).await.is_err() {
                 return;
             }
             tokio::select! {
-                () = enroller.changed() => {}
+                changed = pods.changed() => if changed.is_err() { return },
                 changed = changes.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(PERIOD) => {}
             }

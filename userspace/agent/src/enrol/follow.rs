@@ -1,75 +1,74 @@
-//! Pods follow the roster: a new record or new rules reach the pod, and a pod without a record is let go.
+//! Pods follow the roster: a new record or new rules reach the pod at once. A pod whose record no longer fits is closed
+//! at once; what becomes of its kernel side is decided after that, see `recover`.
 
 use std::sync::Arc;
 
 use culvert_workload::Workload;
 
 use super::{EnrolError, Enroller, Held, usable};
-use crate::{metrics::Own, pod::POLICY_CHANGE, snapshot::Snapshot};
-
-/// What a new snapshot means for a held pod.
-enum News {
-    /// A record; the identity is the same.
-    Record(Arc<Workload>),
-    /// The same pod with another identity.
-    Identity,
-    /// None any more, or one that may not be enrolled.
-    Gone(EnrolError),
-}
+use crate::{
+    metrics::Own,
+    pod::{POLICY_CHANGE, Pod},
+    snapshot::Snapshot,
+};
 
 impl Enroller {
-    /// Applies each new snapshot to all pods, for ever.
+    /// Applies each new snapshot to all pods, for ever. Nothing here waits for a pod, the kernel or the CA.
     pub async fn follow(self: Arc<Self>) {
         let mut changes = self.parts.shared.current.changes();
         loop {
             changes.borrow_and_update();
-            if let Some(snapshot) = self.parts.shared.current.get() {
-                self.apply(&snapshot).await;
-            }
+            self.apply();
             if changes.changed().await.is_err() {
                 return;
             }
         }
     }
 
-    /// One snapshot: judge again first, for that is what must not wait; then the kernel side.
-    pub(super) async fn apply(self: &Arc<Self>, snapshot: &Snapshot) {
+    fn apply(&self) {
         let metrics = &self.parts.shared.metrics;
         let begun = std::time::Instant::now();
-        let mut later = Vec::new();
+        let following = self.following.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Some(snapshot) = self.parts.shared.current.get() else { return };
         for pod in self.pods() {
-            match self.news(snapshot, &pod) {
-                News::Record(record) => {
-                    for reason in pod.follow(snapshot, &record) {
-                        metrics.own.decided("rejudge", "deny", reason);
-                        Own::word(&metrics.own.revoked, POLICY_CHANGE);
-                    }
-                    later.push((pod, Ok(record)));
-                }
-                news @ (News::Identity | News::Gone(_)) => later.push((pod, Err(news))),
+            if let Err(why) = self.show(&snapshot, &pod) {
+                self.release(&pod, &why);
             }
         }
+        drop(following);
         metrics.own.rejudge_seconds.observe(begun.elapsed());
-        for (pod, what) in later {
-            match what {
-                Ok(record) => self.update(&record).await,
-                Err(News::Gone(why)) => self.let_go(pod.uid.as_str(), &why).await,
-                Err(_) => self.replace(pod.uid.as_str()).await,
-            }
-        }
         metrics.own.generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
-        self.parts.follow_dns(snapshot);
+        self.parts.follow_dns(&snapshot);
     }
 
-    fn news(&self, snapshot: &Snapshot, pod: &crate::pod::Pod) -> News {
-        match usable(snapshot, &pod.uid, &self.parts.node) {
-            Err(why) => News::Gone(why),
-            Ok(record) if record.identity().as_ref() != Some(pod.identity()) => News::Identity,
-            Ok(record) => News::Record(record),
+    /// A pod that was not among the held ones when a snapshot came sees it now.
+    pub(super) fn catch_up(&self, pod: &Arc<Pod>) -> Result<(), EnrolError> {
+        let _following = self.following.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Some(snapshot) = self.parts.shared.current.get() else { return Err(EnrolError::NotSynced) };
+        self.show(&snapshot, pod).inspect_err(|why| self.release(pod, why))
+    }
+
+    /// Shows a snapshot to a pod; an error says why the pod may not be held any longer.
+    fn show(&self, snapshot: &Snapshot, pod: &Pod) -> Result<(), EnrolError> {
+        let record = usable(snapshot, &pod.uid, &self.parts.node)?;
+        if record.identity().as_ref() != Some(pod.identity()) {
+            return Err(EnrolError::IdentityChanged);
+        }
+        let own = &self.parts.shared.metrics.own;
+        for reason in pod.follow(snapshot, &record) {
+            own.decided("rejudge", "deny", reason);
+            Own::word(&own.revoked, POLICY_CHANGE);
+        }
+        Ok(())
+    }
+
+    /// Probe ports and the like of all pods, where they have changed.
+    pub(super) async fn update_all(&self) {
+        for pod in self.pods() {
+            self.update(&pod.workload()).await;
         }
     }
 
-    /// Probe ports and the like, where they have changed.
     async fn update(&self, record: &Workload) {
         let wanted = self.settings(record);
         let same = |held: &Held| {
@@ -92,34 +91,21 @@ impl Enroller {
         }
     }
 
-    pub(super) async fn let_go(&self, uid: &str, why: &EnrolError) {
-        tracing::info!(pod = uid, reason = why.reason(), "the control plane lets the pod go");
-        if let Err(error) = self.withdraw(uid).await {
-            tracing::error!(pod = uid, reason = error.reason(), %error, "the pod could not be let go");
+    /// Ends what the agent does for a pod; the kernel side stays, closed, until `recover` has looked after it.
+    fn release(&self, pod: &Arc<Pod>, why: &EnrolError) {
+        {
+            let mut held = self.held();
+            if held.get(&pod.uid).is_none_or(|held| !Arc::ptr_eq(&held.pod, pod)) {
+                return;
+            }
+            if let Some(held) = held.remove(&pod.uid) {
+                self.end(&held);
+            }
         }
-    }
-
-    /// The same namespace under another identity: everything of the former one ends.
-    async fn replace(self: &Arc<Self>, uid: &str) {
-        let inode = self.held().get(&culvert_workload::WorkloadUid::new(uid)).map(|held| held.netns_inode);
-        let Some(netns) = inode.and_then(super::find::netns) else {
-            tracing::error!(
-                pod = uid,
-                reason = "netns_lost",
-                "the pod's identity has changed and its netns is not found"
-            );
-            return self.release(uid);
-        };
-        if let Err(error) = self.enrol(uid, netns).await {
-            tracing::error!(pod = uid, reason = error.reason(), %error, "the pod could not take its new identity");
-            self.release(uid);
-        }
-    }
-
-    /// Ends what the agent does for a pod; the kernel side stays, closed.
-    fn release(&self, uid: &str) {
-        self.forget(&culvert_workload::WorkloadUid::new(uid));
-        self.changed.notify_waiters();
+        self.parts.keeper.release(pod.uid.as_str());
+        tracing::warn!(pod = %pod.uid, reason = why.reason(), "the pod is closed: its record does not fit any more");
+        self.changed.send_modify(|count| *count += 1);
+        self.released.notify_one();
     }
 }
 

@@ -1,4 +1,7 @@
-//! After a crash: the pods of the former agent, from pins and book, each checked against the kernel.
+//! Pins whose pod is not held: those of a former agent after a crash, and those of pods that were closed because their
+//! record did not fit any more. Each is taken back as soon as a record of this node fits. Until then it stays closed:
+//! steering and guard are never taken from a pod because nothing is known of it. Only a record of this node that says
+//! "not enrolled" opens it, or the enrolment socket.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -7,14 +10,58 @@ use std::{
 };
 
 use culvert_redirect::PinnedPod;
+use culvert_workload::WorkloadUid;
 
-use super::{EnrolError, Enroller, Entry, find};
+use super::{EnrolError, Enroller, Entry, find, usable};
 
 /// Pause between two rounds for pods that could not be taken back at once.
 const PAUSE: Duration = Duration::from_secs(2);
+/// Pause between two rounds when there is nothing to be taken back.
+const PERIOD: Duration = Duration::from_secs(30);
+
+/// What may become of pins whose pod cannot be held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// The control plane says of this very pod that it is not culvert's: its traffic is its own again.
+    Open,
+    /// Closed until another record comes.
+    Wait,
+    /// Closed, and tried again soon.
+    Retry,
+}
+
+/// What becomes of pins whose pod could not be held for this reason.
+pub(super) fn fate(why: &EnrolError) -> Fate {
+    match why {
+        EnrolError::NotEnrolled => Fate::Open,
+        EnrolError::NoRecord(_)
+        | EnrolError::OtherNode(_)
+        | EnrolError::HostNetwork
+        | EnrolError::Ended
+        | EnrolError::BadIdentity
+        | EnrolError::NotSynced => Fate::Wait,
+        EnrolError::NotRoot(_)
+        | EnrolError::NoNetns
+        | EnrolError::AddressMismatch
+        | EnrolError::Redirect(_)
+        | EnrolError::Withdraw(_)
+        | EnrolError::NoSvid(_)
+        | EnrolError::Book(_)
+        | EnrolError::IdentityChanged
+        | EnrolError::Stopping => Fate::Retry,
+    }
+}
+
+/// Pods that were not taken back in a round.
+#[derive(Debug, Clone, Copy, Default)]
+struct Left {
+    waiting: usize,
+    retry: usize,
+}
 
 impl Enroller {
-    /// Takes back every pod that has pins on this node. Repeats until each is taken back or gone.
+    /// Takes back every pod that has pins on this node, collects pins whose pod is gone, and brings changed settings of
+    /// the held ones to the kernel; for ever.
     pub async fn recover(self: Arc<Self>) {
         // Nothing is decided before the control plane has said who lives where.
         let mut changes = self.parts.shared.current.changes();
@@ -24,75 +71,125 @@ impl Enroller {
             }
         }
         let mut warned = HashSet::new();
+        self.strike_out().await;
+        let mut left = self.round(&mut warned).await;
+        let identities: Vec<_> = self.pods().iter().map(|pod| pod.identity().clone()).collect();
+        // A pod whose SVID does not come is closed and held; there is nothing more to do for it here.
+        let _ = futures::future::join_all(identities.iter().map(|identity| self.wait_for_svid(identity))).await;
+        self.parts.shared.current.set_recovered();
         loop {
-            let left = self.round(&mut warned).await;
-            self.parts.shared.current.set_recovered();
-            if left == 0 {
-                return;
+            let pause = if left.retry > 0 { PAUSE } else { PERIOD };
+            let due = tokio::select! {
+                changed = changes.changed() => match changed {
+                    Ok(()) => left.waiting + left.retry > 0,
+                    Err(_) => return,
+                },
+                () = self.released.notified() => true,
+                () = tokio::time::sleep(pause) => true,
+            };
+            self.update_all().await;
+            if due {
+                left = self.round(&mut warned).await;
             }
-            tokio::time::sleep(PAUSE).await;
         }
     }
 
-    /// One round; gives the number of pods that are still to be taken back.
-    async fn round(self: &Arc<Self>, warned: &mut HashSet<String>) -> usize {
-        let pinned = match self.pinned().await {
+    async fn round(self: &Arc<Self>, warned: &mut HashSet<(String, &'static str)>) -> Left {
+        let pinned = match self.sweep().await {
             Ok(pinned) => pinned,
             Err(text) => {
                 tracing::error!(error = text, "the pins cannot be read");
-                return 1;
+                return Left { retry: 1, waiting: 0 };
             }
         };
-        self.strike_out(&pinned);
         let held: HashSet<_> = self.pods().iter().map(|pod| pod.uid.to_string()).collect();
-        let missing: Vec<_> = pinned.into_values().filter(|pin| !held.contains(&pin.uid)).collect();
-        let attempts = missing.iter().map(|pin| self.take_back(pin));
-        let results = futures::future::join_all(attempts).await;
-        let mut left = 0;
-        for (pin, result) in missing.iter().zip(results) {
-            let Err(error) = result else { continue };
-            match error {
-                EnrolError::NoRecord(_)
-                | EnrolError::OtherNode(_)
-                | EnrolError::NotEnrolled
-                | EnrolError::Ended
-                | EnrolError::HostNetwork => self.let_go(&pin.uid, &error).await,
-                error => {
-                    left += 1;
-                    if warned.insert(pin.uid.clone()) {
-                        let reason = error.reason();
-                        tracing::warn!(pod = pin.uid, reason, %error, "not taken back yet; the pod stays closed");
-                    }
-                }
+        let mut left = Left::default();
+        for pin in pinned.into_values().filter(|pin| !held.contains(&pin.uid)) {
+            let Err(error) = self.take_back(&pin).await else {
+                warned.retain(|(uid, _)| *uid != pin.uid);
+                continue;
+            };
+            match fate(&error) {
+                Fate::Open => continue,
+                Fate::Wait => left.waiting += 1,
+                Fate::Retry => left.retry += 1,
+            }
+            let reason = error.reason();
+            if warned.insert((pin.uid.clone(), reason)) {
+                tracing::warn!(pod = pin.uid, reason, %error, "not taken back yet; the pod stays closed");
             }
         }
         left
     }
 
+    /// Holds the pod of these pins if its record fits, opens it if its record says so, else keeps it closed.
     async fn take_back(self: &Arc<Self>, pin: &PinnedPod) -> Result<(), EnrolError> {
         let inode = pin.netns_inode;
-        let netns = super::blocking(move || find::netns(inode)).await?.ok_or(EnrolError::NoNetns)?;
-        self.enrol(&pin.uid, netns).await?;
-        tracing::info!(pod = pin.uid, "pod taken back from a former agent");
-        Ok(())
+        let netns = super::blocking(move || find::netns(inode)).await?;
+        let changing = self.changing.lock().await;
+        // Since the pins were listed the socket may have withdrawn the pod, or enrolled it.
+        let still = self.pinned().await.map_err(|_| EnrolError::Stopping)?.get(&pin.uid) == Some(pin);
+        if !still || self.held().contains_key(&WorkloadUid::new(&*pin.uid)) {
+            return Ok(());
+        }
+        let snapshot = self.parts.shared.current.get().ok_or(EnrolError::NotSynced)?;
+        let record = match usable(&snapshot, &WorkloadUid::new(&*pin.uid), &self.parts.node) {
+            Ok(record) => record,
+            Err(why) if fate(&why) == Fate::Open => {
+                tracing::info!(pod = pin.uid, reason = why.reason(), "the control plane lets the pod go");
+                self.withdraw_alone(&changing, &pin.uid).await?;
+                return Err(why);
+            }
+            Err(why) => {
+                self.let_netns_go(&pin.uid).await;
+                return Err(why);
+            }
+        };
+        let identity = record.identity().ok_or(EnrolError::BadIdentity)?;
+        let netns = netns.ok_or(EnrolError::NoNetns)?;
+        let pod = self.capture_alone(&changing, &record, identity, netns).await?;
+        drop(changing);
+        tracing::info!(pod = pin.uid, "pod taken back");
+        self.catch_up(&pod)
     }
 
-    /// Pins whose namespace is alive; the others are cleaned up.
+    /// Nothing of ours may keep the namespace of a closed pod alive: its end is what its pins are collected by.
+    async fn let_netns_go(&self, uid: &str) {
+        let (redirect, name) = (self.parts.redirect.clone(), uid.to_owned());
+        if let Ok(Err(error)) = super::blocking(move || redirect.release(&name)).await {
+            tracing::warn!(pod = uid, %error, "connections from before the pod's enrolment could not be ended");
+        }
+    }
+
+    /// Collects the pins of pods that are gone; gives those whose namespace is alive.
+    async fn sweep(&self) -> Result<BTreeMap<String, PinnedPod>, String> {
+        let _changing = self.changing.lock().await;
+        let redirect = self.parts.redirect.clone();
+        let swept = super::blocking(move || redirect.sweep()).await.map_err(|error| error.to_string())?;
+        // What cannot be collected now can be taken back all the same.
+        let swept = swept.inspect_err(|error| tracing::warn!(%error, "pins of pods that are gone are not collected"));
+        for uid in swept.unwrap_or_default() {
+            tracing::info!(pod = uid, "pins of a pod that is gone were removed");
+            self.forget(&WorkloadUid::new(&*uid));
+            if let Err(error) = self.parts.book.remove(&uid) {
+                tracing::warn!(pod = uid, %error, "the pod could not be struck out of the book");
+            }
+        }
+        self.pinned().await
+    }
+
     async fn pinned(&self) -> Result<BTreeMap<String, PinnedPod>, String> {
         let redirect = self.parts.redirect.clone();
-        let look = move || {
-            let swept = redirect.sweep().map_err(|error| error.to_string())?;
-            for uid in swept {
-                tracing::info!(pod = uid, "pins of a pod that is gone were removed");
-            }
-            redirect.pinned().map_err(|error| error.to_string())
-        };
+        let look = move || redirect.pinned().map_err(|error| error.to_string());
         let pinned = super::blocking(look).await.map_err(|error| error.to_string())??;
         Ok(pinned.into_iter().filter(|pin| pin.netns_inode != 0).map(|pin| (pin.uid.clone(), pin)).collect())
     }
 
     /// The book says what a killed agent held; what the kernel does not confirm is struck out, and said.
-    fn strike_out(&self, pinned: &BTreeMap<String, PinnedPod>) {
+    async fn strike_out(&self) {
+        let _changing = self.changing.lock().await;
+        // Pins that cannot be read confirm nothing and refute nothing.
+        let Ok(pinned) = self.pinned().await else { return };
         let entries = self.parts.book.all().unwrap_or_else(|error| {
             tracing::warn!(%error, "the book of pods cannot be read");
             Vec::new()

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use super::{
     Book, EnrolError, Entry, find, prepare_run_dir,
     protocol::{self, Answer, ProtocolError, Request},
+    recover::{Fate, fate},
     usable,
 };
 use crate::samples::{pod, snapshot};
@@ -35,6 +36,30 @@ fn a_pod_without_a_fitting_record_is_refused_with_its_reason() {
     assert_eq!(with(|web| web.protocol = Protocol::Plain), Err("namespace_not_enrolled"));
     let nobody = usable(&snapshot([], [], []), &WorkloadUid::new("web"), &node);
     assert!(matches!(nobody, Err(EnrolError::NoRecord(_))));
+}
+
+#[test]
+fn only_a_record_that_says_not_enrolled_opens_a_pod() {
+    let node: Arc<str> = "n1".into();
+    let why = |change: fn(&mut culvert_workload::Workload)| {
+        let mut web = pod("web", "10.0.0.2");
+        change(&mut web);
+        let state = snapshot([web], [], []);
+        fate(&usable(&state, &WorkloadUid::new("web"), &node).expect_err("a record that does not fit"))
+    };
+    assert_eq!(why(|web| web.protocol = Protocol::Plain), Fate::Open);
+    for closed in [
+        why(|web| web.node = "n2".into()),
+        why(|web| (web.node, web.protocol) = ("n2".into(), Protocol::Plain)),
+        why(|web| web.host_network = true),
+        why(|web| web.phase = Phase::Ended),
+        fate(&usable(&snapshot([], [], []), &WorkloadUid::new("web"), &node).expect_err("no record at all")),
+        fate(&EnrolError::NotSynced),
+    ] {
+        assert_eq!(closed, Fate::Wait);
+    }
+    assert_eq!(fate(&EnrolError::NoSvid("ca_denied")), Fate::Retry);
+    assert_eq!(fate(&EnrolError::IdentityChanged), Fate::Retry);
 }
 
 #[test]
