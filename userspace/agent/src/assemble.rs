@@ -126,50 +126,13 @@ struct Running {
 impl Node<'_> {
     fn start(self) -> anyhow::Result<Running> {
         let bundles = TrustBundles::new();
-        let trust = Trust::new(bundles.clone());
-        let limits = Limits { max_connection_age: self.settings.max_connection_age, ..Limits::default() };
-        let shared = Arc::new(Shared {
-            current: self.current.clone(),
-            sink: Arc::new(Sink::new(self.metrics.clone())),
-            metrics: self.metrics.clone(),
-            proofs: Proofs::new(),
-            limits,
-            slots: Arc::new(Semaphore::new(self.settings.max_connections)),
-        });
+        let shared = self.shared();
         let workers = Workers::start(self.settings.workers, &shared).context("the worker threads cannot be made")?;
         let workers = Arc::new(workers);
-        let signer = Signer::new(self.port.clone(), self.identity.identity().clone());
-        let observer = Observed::observer(self.metrics.clone());
-        let keeper = Keeper::new(
-            signer,
-            trust,
-            KeeperSettings { validity: self.settings.svid_life, ..KeeperSettings::default() },
-            Arc::new(SystemClock::new()),
-            observer,
-        );
-        let parts = enrol::Parts {
-            node: self.settings.node.clone(),
-            redirect: self.redirect.clone(),
-            keeper,
-            shared: shared.clone(),
-            workers: workers.clone(),
-            book: Book::open(&self.settings.run_dir).context("the book of pods cannot be opened")?,
-        };
-        let enroller = Enroller::new(parts);
-        let feed = Feed {
-            node: self.settings.node.clone(),
-            port: self.port.clone(),
-            identity: self.identity.clone(),
-            current: self.current.clone(),
-            bundles: bundles.clone(),
-            metrics: self.metrics.clone(),
-        };
-        let desk = admin::Desk {
-            node: self.settings.node.clone(),
-            enroller: enroller.clone(),
-            shared,
-            workers: workers.clone(),
-        };
+        let enroller = self.enroller(&shared, &workers, Trust::new(bundles.clone()))?;
+        let feed = self.feed(&bundles);
+        let node = self.settings.node.clone();
+        let desk = admin::Desk { node, enroller: enroller.clone(), shared, workers: workers.clone() };
         let mut tasks = self.doors(&enroller, desk)?;
         tasks.extend([
             tokio::spawn(control::follow(feed)),
@@ -181,6 +144,42 @@ impl Node<'_> {
             tokio::spawn(control::report(self.port, self.identity, enroller.clone(), self.current)),
         ]);
         Ok(Running { enroller, workers, tasks })
+    }
+
+    fn shared(&self) -> Arc<Shared> {
+        Arc::new(Shared {
+            current: self.current.clone(),
+            sink: Arc::new(Sink::new(self.metrics.clone())),
+            metrics: self.metrics.clone(),
+            proofs: Proofs::new(),
+            limits: Limits { max_connection_age: self.settings.max_connection_age, ..Limits::default() },
+            slots: Arc::new(Semaphore::new(self.settings.max_connections)),
+        })
+    }
+
+    fn enroller(&self, shared: &Arc<Shared>, workers: &Arc<Workers>, trust: Trust) -> anyhow::Result<Arc<Enroller>> {
+        let signer = Signer::new(self.port.clone(), self.identity.identity().clone());
+        let settings = KeeperSettings { validity: self.settings.svid_life, ..KeeperSettings::default() };
+        let observer = Observed::observer(self.metrics.clone());
+        Ok(Enroller::new(enrol::Parts {
+            node: self.settings.node.clone(),
+            redirect: self.redirect.clone(),
+            keeper: Keeper::new(signer, trust, settings, Arc::new(SystemClock::new()), observer),
+            shared: shared.clone(),
+            workers: workers.clone(),
+            book: Book::open(&self.settings.run_dir).context("the book of pods cannot be opened")?,
+        }))
+    }
+
+    fn feed(&self, bundles: &TrustBundles) -> Feed {
+        Feed {
+            node: self.settings.node.clone(),
+            port: self.port.clone(),
+            identity: self.identity.clone(),
+            current: self.current.clone(),
+            bundles: bundles.clone(),
+            metrics: self.metrics.clone(),
+        }
     }
 
     fn doors(&self, enroller: &Arc<Enroller>, desk: admin::Desk) -> io::Result<Vec<tokio::task::JoinHandle<()>>> {
