@@ -19,6 +19,7 @@ use crate::netlink::Netlink;
 use crate::node::Node;
 use crate::routing::{self, Rule};
 use crate::settings::OpenFlows;
+use crate::sys::Map;
 
 /// Connections of the pod with others. Those that the app is only opening are not among them: their
 /// SYN is repeated, and then captured.
@@ -87,7 +88,7 @@ pub(crate) fn end(node: &Node, subject: &Subject) -> io::Result<()> {
     if kept.is_empty() {
         return Ok(());
     }
-    // The entries go last: the guard lets the RST out without them, but not a sender that is quicker.
+    // Rules and entries go last, so that the RST finds its way out.
     destroy(node, subject, |socket| kept.contains(&flow(subject, socket.local, socket.remote)))?;
     expire(node, &subject.netns, pod, true)
 }
@@ -104,7 +105,7 @@ fn destroy(node: &Node, subject: &Subject, is_meant: impl Fn(&TcpSocket) -> bool
 pub(crate) fn clear_legs(node: &Node, subject: &Subject) -> io::Result<()> {
     let pod = subject.host.ifindex;
     let maps = &node.shared.maps;
-    let of_pod = |map: &BpfMap| -> io::Result<HashSet<FlowKey>> {
+    let of_pod = |map: &Map| -> io::Result<HashSet<FlowKey>> {
         Ok(map.keys::<FlowKey>()?.into_iter().filter(|key| key.pod == pod).collect())
     };
     let legs = of_pod(&maps.app_legs)?;
