@@ -136,14 +136,17 @@ fn judge_tcp(case: &mut Case<'_>, ip: &Ip) -> Counter {
     let Some(tcp) = packet::tcp(case.ctx, ip) else { return Counter::DropUnparsable };
     case.event = packet::with_tcp(case.event, &tcp);
     // Closing ACKs of TIME_WAIT and SYN-cookie SYN-ACKs have no socket that could carry a tag.
-    if !tcp.opens() && !tcp.has_payload(ip) {
+    if !tcp.opens() && !tcp.has_payload(case.ctx, ip) {
         return if case.tally.take_bare() { Counter::GuardBare } else { Counter::DropRate };
     }
     let flow = packet::sent_by(case.pod, ip, &tcp);
     if !tcp.opens() && PROBE_FLOWS.get_ptr(&flow).is_some() {
         return Counter::GuardProbe;
     }
-    if let Some(deadline) = PRE_ENROLMENT.get_ptr(&flow) {
+    // A kept connection goes on; a new one with its tuple is not kept.
+    if !tcp.opens()
+        && let Some(deadline) = PRE_ENROLMENT.get_ptr(&flow)
+    {
         // SAFETY: the pointer comes from the map; a deadline is one aligned word.
         let deadline = unsafe { deadline.read_volatile() };
         // SAFETY: the helper has no preconditions.
@@ -159,7 +162,7 @@ fn judge_tcp(case: &mut Case<'_>, ip: &Ip) -> Counter {
 fn judge_unclassified(case: &mut Case<'_>, ip: &Ip) -> Counter {
     let Some(tcp) = packet::tcp(case.ctx, ip) else { return Counter::DropUnparsable };
     case.event = packet::with_tcp(case.event, &tcp);
-    if tcp.flags & packet::RST != 0 && !tcp.has_payload(ip) { Counter::GuardBare } else { Counter::DropUnclassified }
+    if tcp.flags & packet::RST != 0 && !tcp.has_payload(case.ctx, ip) { Counter::GuardBare } else { Counter::DropUnclassified }
 }
 
 /// UDP and SCTP: they pass unprotected and are counted, or are denied except for DNS.
@@ -198,24 +201,30 @@ fn judge_icmp6(case: &mut Case<'_>, ip: &Ip) -> Counter {
         return Counter::DropIcmp;
     }
     let Some(kind) = packet::load::<u8>(case.ctx, ip.offset) else { return Counter::DropUnparsable };
-    let local = is_link_local_or_unspecified(&ip.source);
+    let own = case.owns(&ip.source);
     match kind {
-        // Neighbour solicitation: the source is the pod's, unspecified or link-local.
-        135 if local || case.owns(&ip.source) => case.control(),
-        // Neighbour advertisement: the target must be the pod's or its link-local address.
-        136 => match packet::load::<Address>(case.ctx, ip.offset + 8) {
-            Some(target) if case.owns(&target) || (is_link_local(&target) && target == ip.source) => case.control(),
-            _ => Counter::DropNd,
-        },
-        // Router solicitation and multicast listener reports.
-        133 | 131 | 132 | 143 if local || case.owns(&ip.source) => case.control(),
-        135 | 133 | 131 | 132 | 143 => Counter::DropNd,
+        // What is on the link believes these, so a link-local address has to be the pod's as well.
+        131..=133 | 135 | 136 | 143 => judge_neighbour(case, ip, kind, own),
         // Errors, echo and its reply.
-        1..=4 | 128 | 129 if case.owns(&ip.source) => case.control(),
+        1..=4 | 128 | 129 if own => case.control(),
         1..=4 | 128 | 129 => Counter::DropSource,
         // Router advertisements and redirects above all.
         _ => Counter::DropIcmp,
     }
+}
+
+/// Neighbour discovery, router solicitation, and multicast listener reports.
+#[inline(always)]
+fn judge_neighbour(case: &Case<'_>, ip: &Ip, kind: u8, own: bool) -> Counter {
+    let unspecified = ip.source == [0; 4];
+    // An advertisement speaks for its target, and so does the probe of an address (RFC 4862, 5.4.2).
+    if kind == 136 || (kind == 135 && unspecified) {
+        return match packet::load::<Address>(case.ctx, ip.offset + 8) {
+            Some(target) if (own || kind == 135) && case.owns(&target) => case.control(),
+            _ => Counter::DropNd,
+        };
+    }
+    if own || unspecified { case.control() } else { Counter::DropNd }
 }
 
 #[derive(Clone, Copy)]
@@ -268,9 +277,4 @@ fn is_dns(destination: &Address) -> bool {
 #[inline(always)]
 fn is_link_local(address: &Address) -> bool {
     u32::from_be(address[0]) >> 22 == 0x3fa
-}
-
-#[inline(always)]
-fn is_link_local_or_unspecified(address: &Address) -> bool {
-    is_link_local(address) || *address == [0; 4]
 }

@@ -4,6 +4,8 @@ use aya_ebpf::{helpers::bpf_skb_load_bytes, programs::TcContext};
 use culvert_abi::{Address, Event, FlowKey, mapped};
 
 pub const ETH_LEN: u32 = 14;
+/// What short frames are padded to, in bytes without the checksum (IEEE 802.3).
+const ETH_MIN: u32 = 60;
 pub const ETH_IPV4: u16 = 0x0800;
 pub const ETH_ARP: u16 = 0x0806;
 pub const ETH_IPV6: u16 = 0x86dd;
@@ -184,10 +186,14 @@ impl Tcp {
         self.flags & SYN != 0 && self.flags & ACK == 0
     }
 
-    /// Carries data, by the length that the IP header names; not known counts as yes.
+    /// Carries data, by the length that the IP header names; not known counts as yes. So does what has
+    /// more than the header says: segmentation names the length anew, and a trailer is data as well.
     #[inline(always)]
-    pub fn has_payload(&self, ip: &Ip) -> bool {
-        ip.length == 0 || ip.length > self.header_length
+    pub fn has_payload(&self, ctx: &TcContext, ip: &Ip) -> bool {
+        // SAFETY: the context is valid while the program runs.
+        let segments = unsafe { (*ctx.skb.skb).gso_size } != 0;
+        let named = (ip.offset + ip.length).max(ETH_MIN);
+        ip.length == 0 || ip.length > self.header_length || segments || ctx.len() > named
     }
 }
 

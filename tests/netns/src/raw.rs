@@ -28,6 +28,30 @@ impl PacketSocket {
         })
     }
 
+    /// Sends a frame around a TCP segment that the kernel is to cut into segments of `size` bytes
+    /// (`struct virtio_net_hdr`).
+    pub fn send_segmented(&self, frame: &Frame, size: u16) -> Result<()> {
+        const PACKET_VNET_HDR: libc::c_int = 15;
+        const NEEDS_CSUM: u8 = 1;
+        const GSO_TCPV4: u8 = 1;
+        let transport: u16 = 34;
+        let mut bytes = vec![NEEDS_CSUM, GSO_TCPV4];
+        for word in [transport + 20, size, transport, 16] {
+            bytes.extend(word.to_ne_bytes());
+        }
+        bytes.extend(frame.bytes());
+        let set = |on: libc::c_int| -> Result<()> {
+            let fd = self.fd.as_raw_fd();
+            // SAFETY: the option takes an int; pointer and size are those of `on`.
+            let ret = unsafe { libc::setsockopt(fd, libc::SOL_PACKET, PACKET_VNET_HDR, (&raw const on).cast(), 4) };
+            ensure!(ret == 0, "PACKET_VNET_HDR: {}", std::io::Error::last_os_error());
+            Ok(())
+        };
+        set(1)?;
+        send(self.fd.as_raw_fd(), &bytes, MsgFlags::empty())?;
+        set(0)
+    }
+
     /// Sends past the traffic control of the interface.
     pub fn bypass_qdisc(&self) -> Result<()> {
         let on: libc::c_int = 1;

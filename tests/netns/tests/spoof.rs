@@ -44,15 +44,19 @@ impl Scene {
     }
 
     fn check(&self, case: &Case) -> Result<()> {
+        self.check_sent(case.what, case.counter, || self.socket.send(&case.frame))
+    }
+
+    fn check_sent(&self, what: &str, counter: Counter, send: impl FnOnce() -> Result<()>) -> Result<()> {
         let before: Vec<u64> = self.all()?;
-        self.socket.send(&case.frame)?;
+        send()?;
         let after = self.all()?;
         let changed: Vec<&str> = Counter::ALL
             .iter()
             .filter(|counter| after[**counter as usize] != before[**counter as usize])
             .map(|counter| counter.name())
             .collect();
-        ensure!(changed == [case.counter.name()], "{}: expected {}, got {changed:?}", case.what, case.counter.name());
+        ensure!(changed == [counter.name()], "{what}: expected {}, got {changed:?}", counter.name());
         Ok(())
     }
 
@@ -163,6 +167,62 @@ fn t28_a_pod_sends_only_from_its_own_addresses() {
                 Counter::DropIcmp,
             ),
         ])
+    });
+}
+
+#[test]
+fn t28e_link_local_addresses_of_others_are_not_the_pods() {
+    in_sandbox!(|| {
+        let scene = Scene::new(false)?;
+        let pod6 = scene.pod.ip6().context("no IPv6")?;
+        let shown = scene.pod.netns().run("ip", &["-6", "-o", "addr", "show", "dev", "eth0", "scope", "link"])?;
+        let own =
+            shown.split_whitespace().find_map(|word| word.strip_suffix("/64")).context("no link-local address")?;
+        let (own, other): (Ipv6Addr, Ipv6Addr) = (own.parse()?, "fe80::1".parse()?);
+        let all: Ipv6Addr = "ff02::1".parse()?;
+        let frame = |source: Ipv6Addr, message: &[u8]| scene.ip(frame::icmp(source.into(), all.into(), message));
+        let router = [133, 0, 0, 0, 0, 0, 0, 0];
+        let report = [143, 0, 0, 0, 0, 0, 0, 0];
+        let none = Ipv6Addr::UNSPECIFIED;
+        scene.check_all(vec![
+            case("its own", frame(own, &advertisement(own))?, Counter::GuardControl),
+            case("its own, asking", frame(own, &solicitation(FAR6))?, Counter::GuardControl),
+            case("its own, for a router", frame(own, &router)?, Counter::GuardControl),
+            case("its own, a report", frame(own, &report)?, Counter::GuardControl),
+            case("no address yet, a report", frame(none, &report)?, Counter::GuardControl),
+            case("a probe of its own address", frame(none, &solicitation(pod6))?, Counter::GuardControl),
+            case("another's", frame(other, &advertisement(other))?, Counter::DropNd),
+            case("its own address, in another's name", frame(other, &advertisement(pod6))?, Counter::DropNd),
+            case("another's address, in its own name", frame(own, &advertisement(other))?, Counter::DropNd),
+            case("an advertisement of nobody", frame(none, &advertisement(pod6))?, Counter::DropNd),
+            case("asking in another's name", frame(other, &solicitation(FAR6))?, Counter::DropNd),
+            case("for a router in another's name", frame(other, &router)?, Counter::DropNd),
+            case("a report in another's name", frame(other, &report)?, Counter::DropNd),
+            case("a probe of another's address", frame(none, &solicitation(VICTIM6))?, Counter::DropNd),
+        ])
+    });
+}
+
+#[test]
+fn t28f_data_that_the_ip_header_does_not_name_is_data() {
+    in_sandbox!(|| {
+        let scene = Scene::new(false)?;
+        let (pod4, pod6) = (scene.pod.ip4(), scene.pod.ip6().context("no IPv6")?);
+        let bare = |source: IpAddr, destination: IpAddr, trailer: usize| -> Result<Frame> {
+            let mut packet = Segment::new(at(source, 1), at(destination, 2), flag::ACK).packet();
+            packet.resize(packet.len() + trailer, 7);
+            scene.ip(packet)
+        };
+        scene.check_all(vec![
+            case("nothing behind", bare(pod4.into(), FAR4.into(), 0)?, Counter::GuardBare),
+            case("padding of a short frame", bare(pod4.into(), FAR4.into(), 6)?, Counter::GuardBare),
+            case("more than padding", bare(pod4.into(), FAR4.into(), 7)?, Counter::DropUntagged),
+            case("IPv6, nothing behind", bare(pod6.into(), FAR6.into(), 0)?, Counter::GuardBare),
+            case("IPv6 needs no padding", bare(pod6.into(), FAR6.into(), 1)?, Counter::DropUntagged),
+        ])?;
+        // Segmentation would write the length of each segment into its header.
+        let hidden = bare(pod4.into(), FAR4.into(), 6)?;
+        scene.check_sent("data for segmentation", Counter::DropUntagged, || scene.socket.send_segmented(&hidden, 1))
     });
 }
 
