@@ -134,6 +134,29 @@ pub fn ping(stream: &mut TcpStream, word: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// A connection in each direction and of each family, with both of its ends.
+pub fn in_each_direction(pod: &culvert_lab::Pod, other: &culvert_lab::Pod) -> Result<Vec<(TcpStream, TcpStream)>> {
+    let mut pairs = Vec::new();
+    for v6 in [false, true] {
+        for (from, to) in [(pod, other), (other, pod)] {
+            let server = to.netns().enter(|| listen(at(crate::own(to, v6)?, 4000)))?;
+            let client = connect(from.netns(), server.local_addr()?)?;
+            let (served, _) = server.accept()?;
+            served.set_read_timeout(Some(PATIENCE))?;
+            pairs.push((client, served));
+        }
+    }
+    Ok(pairs)
+}
+
+/// A word each way.
+pub fn talk((client, served): &mut (TcpStream, TcpStream)) -> std::io::Result<()> {
+    client.write_all(b"there")?;
+    served.read_exact(&mut [0; 5])?;
+    served.write_all(b"back")?;
+    client.read_exact(&mut [0; 4])
+}
+
 /// Ends both ways in order: our FIN, then the other side's.
 pub fn finish(mut stream: TcpStream) -> Result<()> {
     stream.shutdown(Shutdown::Write)?;

@@ -1,7 +1,6 @@
 //! Enrolment, agents that come and go, read-back and repair, withdrawal.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -146,36 +145,14 @@ fn t14_the_pins_enforce_when_no_agent_lives() {
     });
 }
 
-/// A connection from before enrolment in each direction, with both of its ends.
-fn old_connections(pod: &Pod, other: &Pod) -> Result<Vec<(TcpStream, TcpStream)>> {
-    let mut pairs = Vec::new();
-    for v6 in [false, true] {
-        for (from, to) in [(pod, other), (other, pod)] {
-            let server = to.netns().enter(|| peer::listen(at(own(to, v6)?, 4000)))?;
-            let client = peer::connect(from.netns(), server.local_addr()?)?;
-            let (served, _) = server.accept()?;
-            served.set_read_timeout(Some(agent::PATIENCE))?;
-            pairs.push((client, served));
-        }
-    }
-    Ok(pairs)
-}
-
-fn talk((client, served): &mut (TcpStream, TcpStream)) -> std::io::Result<()> {
-    client.write_all(b"there")?;
-    served.read_exact(&mut [0; 5])?;
-    served.write_all(b"back")?;
-    client.read_exact(&mut [0; 4])
-}
-
 #[test]
 fn t16_open_connections_end_at_once_when_a_strict_pod_is_enrolled() {
     in_sandbox!(|| {
         let lab = Lab::two_nodes()?;
         let pod = lab.node(1).pod("app", &PodOptions::default())?;
         let other = lab.node(2).pod("other", &PodOptions::default())?;
-        let mut pairs = old_connections(&pod, &other)?;
-        pairs.iter_mut().try_for_each(talk)?;
+        let mut pairs = peer::in_each_direction(&pod, &other)?;
+        pairs.iter_mut().try_for_each(peer::talk)?;
         let agent = Agent::start(lab.node(1))?;
         let _taken = agent.enrol_with(&pod, PodSettings { open_flows: OpenFlows::Cut, ..PodSettings::default() })?;
         // Both ends are told.
@@ -201,14 +178,14 @@ fn t16b_open_connections_of_a_permissive_pod_go_on_within_bounds() {
         let lab = Lab::two_nodes()?;
         let pod = lab.node(1).pod("app", &PodOptions::default())?;
         let other = lab.node(2).pod("other", &PodOptions::default())?;
-        let mut pairs = old_connections(&pod, &other)?;
-        pairs.extend(old_connections(&pod, &other)?);
+        let mut pairs = peer::in_each_direction(&pod, &other)?;
+        pairs.extend(peer::in_each_direction(&pod, &other)?);
         let agent = Agent::start(lab.node(1))?;
         let open_flows = OpenFlows::Keep { at_most: 5, at_longest: Duration::from_secs(3) };
         let taken = agent.enrol_with(&pod, PodSettings { open_flows, ..PodSettings::default() })?;
         let started = std::time::Instant::now();
         let mut kept: Vec<_> =
-            pairs.into_iter().filter_map(|mut pair| talk(&mut pair).is_ok().then_some(pair)).collect();
+            pairs.into_iter().filter_map(|mut pair| peer::talk(&mut pair).is_ok().then_some(pair)).collect();
         assert_eq!(kept.len(), 5);
         assert!(agent.count(&pod, Counter::GuardPreEnrolment)? >= 5);
         // New connections are captured, whatever goes on beside them.
@@ -223,7 +200,7 @@ fn t16b_open_connections_of_a_permissive_pod_go_on_within_bounds() {
                 end.set_read_timeout(Some(Duration::from_millis(100)))?;
             }
         }
-        assert!(kept.iter_mut().all(|pair| talk(pair).is_err()));
+        assert!(kept.iter_mut().all(|pair| peer::talk(pair).is_err()));
         assert!(agent.count(&pod, Counter::DropUntagged)? > before);
         assert!(pod.netns().ip("rule show")?.contains("93:"));
         agent.on_node(|redirect| Ok(redirect.sweep()?))?;
