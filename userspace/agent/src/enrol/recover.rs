@@ -129,11 +129,11 @@ impl Enroller {
         let changing = self.changing.lock().await;
         // Since the pins were listed the socket may have withdrawn the pod, or enrolled it.
         let still = self.pinned().await.map_err(|_| EnrolError::Stopping)?.get(&pin.uid) == Some(pin);
-        if !still || self.held().contains_key(&WorkloadUid::new(&*pin.uid)) {
+        if !still || self.held().contains_key(&WorkloadUid::new(&pin.uid)) {
             return Ok(());
         }
         let snapshot = self.parts.shared.current.get().ok_or(EnrolError::NotSynced)?;
-        let record = match usable(&snapshot, &WorkloadUid::new(&*pin.uid), &self.parts.node) {
+        let record = match usable(&snapshot, &WorkloadUid::new(&pin.uid), &self.parts.node) {
             Ok(record) => record,
             Err(why) if fate(&why) == Fate::Open => {
                 tracing::info!(pod = pin.uid, reason = why.reason(), "the control plane lets the pod go");
