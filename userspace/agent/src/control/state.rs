@@ -72,12 +72,21 @@ impl State {
         self.types.get(&kind).map(|known| known.versions.clone()).unwrap_or_default()
     }
 
+    /// A new stream says everything anew: nothing is published before each type has its marker again.
+    pub fn begin(&mut self) {
+        self.types.values_mut().for_each(|known| known.synced = None);
+    }
+
     /// Takes one response. The domain state changes at once, the published one only by [`State::publish`].
     pub fn apply(&mut self, response: &DeltaDiscoveryResponse) -> Result<Applied, StateError> {
         let kind =
             Kind::of_type_url(&response.type_url).ok_or_else(|| StateError::UnknownType(response.type_url.clone()))?;
         let mut applied = Applied::default();
         let mut roster = self.roster.edit();
+        if !(response.resources.is_empty() && response.removed_resources.is_empty()) {
+            // Until the marker comes, this type stands at no generation: a part of a state is none.
+            self.types.entry(kind).or_default().synced = None;
+        }
         for resource in &response.resources {
             if resource.name == SYNCED_NAME {
                 match read_synced(resource.resource.as_ref()) {

@@ -94,6 +94,7 @@ impl Feed {
     }
 
     async fn receive(&self, state: &mut State) -> String {
+        state.begin();
         let (requests, mut responses) = match self.open(state).await {
             Ok(stream) => stream,
             Err(text) => return text,

@@ -73,6 +73,24 @@ fn generations_are_never_mixed() {
 }
 
 #[test]
+fn a_part_of_a_state_is_not_published() {
+    let mut state = State::default();
+    fill(&mut state, Kind::Workload, 1);
+    take(&mut state, Kind::Workload, vec![marker(1)]);
+    state.publish().expect("the first state");
+    take(&mut state, Kind::Workload, vec![item(&Resource::Workload(pod("web", "10.0.0.2")), "1")]);
+    assert!(state.publish().is_none(), "more is to come");
+    take(&mut state, Kind::Workload, vec![item(&Resource::Workload(pod("db", "10.0.0.3")), "1"), marker(1)]);
+    assert_eq!(state.publish().expect("complete").roster.workload_count(), 2);
+
+    state.begin();
+    fill(&mut state, Kind::Workload, 1);
+    assert!(state.publish().is_none(), "on a new stream every type says anew where it stands");
+    take(&mut state, Kind::Workload, vec![marker(1)]);
+    assert!(state.publish().is_some());
+}
+
+#[test]
 fn a_removed_resource_is_gone_and_not_asked_for_again() {
     let mut state = State::default();
     fill(&mut state, Kind::AuthorizationPolicy, 1);
@@ -124,7 +142,7 @@ fn a_refused_update_keeps_the_last_good_version() {
     if let Some(body) = &mut broken.resource {
         body.value.extend([0xff]);
     }
-    assert_eq!(take(&mut state, Kind::PeerAuthentication, vec![broken]), 1);
+    assert_eq!(take(&mut state, Kind::PeerAuthentication, vec![broken, marker(1)]), 1);
     let snapshot = state.publish().expect("complete");
     assert_eq!(*snapshot.authentications[&strict.name], strict);
     assert_eq!(state.versions(Kind::PeerAuthentication)["shop/strict"], "v1");
@@ -148,8 +166,8 @@ fn an_older_bundle_does_not_replace_a_newer_one() {
     let mut state = State::default();
     fill(&mut state, Kind::Bundle, 1);
     take(&mut state, Kind::Bundle, vec![bundle(7), marker(1)]);
-    take(&mut state, Kind::Bundle, vec![bundle(6)]);
+    take(&mut state, Kind::Bundle, vec![bundle(6), marker(1)]);
     assert_eq!(state.publish().expect("complete").bundles[&domain].sequence, 7);
-    take(&mut state, Kind::Bundle, vec![bundle(8)]);
+    take(&mut state, Kind::Bundle, vec![bundle(8), marker(1)]);
     assert_eq!(state.publish().expect("complete").bundles[&domain].sequence, 8);
 }
