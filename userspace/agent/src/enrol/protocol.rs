@@ -64,6 +64,9 @@ pub enum ProtocolError {
     /// Not a line of JSON as documented.
     #[error("the request is not one of docs/operating/settings.md: {0}")]
     Malformed(String),
+    /// The UID cannot be a file's name.
+    #[error("a pod's UID has 1 to 63 letters, digits, - and _")]
+    BadUid,
 }
 
 impl ProtocolError {
@@ -72,6 +75,7 @@ impl ProtocolError {
         match self {
             Self::Io(_) => "enrol_socket_failed",
             Self::Malformed(_) => "enrol_malformed",
+            Self::BadUid => "pod_uid_invalid",
         }
     }
 }
@@ -100,7 +104,19 @@ pub fn parse(buffer: &[u8]) -> Result<Option<Request>, ProtocolError> {
         }
         return Ok(None);
     };
-    serde_json::from_slice(&buffer[..end]).map(Some).map_err(|error| ProtocolError::Malformed(error.to_string()))
+    let request = serde_json::from_slice(&buffer[..end]);
+    let request = request.map_err(|error| ProtocolError::Malformed(error.to_string()))?;
+    let (Request::Enrol { uid } | Request::Withdraw { uid }) = &request;
+    if !is_uid(uid) {
+        return Err(ProtocolError::BadUid);
+    }
+    Ok(Some(request))
+}
+
+/// Files and folders are named by UIDs: nothing else gets past this point.
+fn is_uid(text: &str) -> bool {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    (1..=63).contains(&text.len()) && text.bytes().all(good)
 }
 
 /// The client's half: asks the agent behind `socket` and waits for its answer.

@@ -95,7 +95,7 @@ impl Enroller {
                 uid: pod.uid.clone(),
                 captured: captured.is_complete(),
                 reason: captured.reason().into(),
-                addresses: pod.addresses.clone(),
+                addresses: confirmed(&pod),
             });
         }
         let own = &self.parts.shared.metrics.own;
@@ -153,6 +153,14 @@ impl Enroller {
             Err(_stopping) => {}
         }
     }
+}
+
+/// The addresses read in the pod's namespace, without those that its record does not have: a pod that may change its
+/// namespace can give itself any.
+fn confirmed(pod: &Pod) -> Vec<std::net::IpAddr> {
+    let record = pod.workload();
+    let is_known = |address: &&std::net::IpAddr| record.addresses.is_empty() || record.addresses.contains(address);
+    pod.addresses.iter().filter(is_known).copied().collect()
 }
 
 fn counters(metrics: &Metrics, counts: &[culvert_redirect::Counts]) {

@@ -99,6 +99,12 @@ fn strange_requests_are_not_guessed_at() {
     }
     assert!(matches!(protocol::parse(&[b'x'; protocol::MAX_LINE]), Err(ProtocolError::Malformed(_))));
     assert!(matches!(protocol::parse(b"{\"op\":"), Ok(None)), "more may come");
+    for uid in ["", "../node", "a/b", "a.b", &"x".repeat(64)] {
+        for op in ["enrol", "withdraw"] {
+            let line = format!("{{\"op\":\"{op}\",\"uid\":\"{uid}\"}}\n");
+            assert!(matches!(protocol::parse(line.as_bytes()), Err(ProtocolError::BadUid)), "{line}");
+        }
+    }
 }
 
 #[test]
