@@ -2,10 +2,11 @@
 
 use std::{error::Error, net::SocketAddr, sync::Arc};
 
-use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
+use tokio::net::TcpStream;
 
 use crate::{
     outcome::{Blame, Decided, Direction, Ending, Outcome, Step},
+    places::Place,
     pod::Pod,
     worker::{Handover, Worker},
 };
@@ -25,7 +26,7 @@ pub struct Accepted {
     /// What will be written about it.
     pub outcome: Outcome,
     /// Its place.
-    pub slot: OwnedSemaphorePermit,
+    pub slot: Place,
 }
 
 impl Accepted {

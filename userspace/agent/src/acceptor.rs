@@ -8,16 +8,21 @@ use std::{
 };
 
 use culvert_redirect::Listeners;
-use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle};
+use tokio::task::JoinHandle;
 
 use crate::{
-    outcome::Direction,
+    accepted::canonical,
+    outcome::{Direction, Outcome},
+    places::Place,
     pod::Pod,
     worker::{Handover, Shared, Workers},
 };
 
 /// Pause after an accept that failed for want of something (descriptors, memory).
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest wait of a connection for a place.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One task per listener; they end with the pod.
 pub(crate) fn start(
@@ -67,8 +72,13 @@ impl Acceptor {
         loop {
             match listener.accept().await {
                 Ok((socket, peer)) => {
+                    // Whatever becomes of it, nothing ends it cleanly that has not carried it. (An error: it is dead.)
+                    let _ = socket.set_zero_linger();
                     // Without a place the connection waits here, and those after it in the kernel's backlog.
-                    let Ok(slot) = self.shared.slots.clone().acquire_owned().await else { return Ok(()) };
+                    let Ok(Some(slot)) = tokio::time::timeout(PATIENCE, self.pod.places.wait()).await else {
+                        self.no_place(&socket, peer);
+                        continue;
+                    };
                     self.hand_over(socket.into_std()?, peer, own, slot);
                 }
                 Err(error) if is_of_one_connection(&error) => {}
@@ -80,7 +90,14 @@ impl Acceptor {
         }
     }
 
-    fn hand_over(&self, socket: TcpStream, peer: SocketAddr, listener: SocketAddr, slot: OwnedSemaphorePermit) {
+    /// The client sees a reset rather than silence.
+    fn no_place(&self, socket: &tokio::net::TcpStream, peer: SocketAddr) {
+        let Ok(original) = socket.local_addr() else { return };
+        let sink = self.shared.sink.clone();
+        Outcome::begin(sink, self.direction, canonical(peer), canonical(original)).deny("no_slot");
+    }
+
+    fn hand_over(&self, socket: TcpStream, peer: SocketAddr, listener: SocketAddr, slot: Place) {
         if let Err(error) = socket.set_nonblocking(true).and_then(|()| socket.set_nodelay(true)) {
             tracing::warn!(%error, pod = %self.pod.uid, "an accepted socket cannot be used");
             return;
@@ -92,8 +109,7 @@ impl Acceptor {
     /// Gives a connection that was accepted elsewhere the same way.
     fn adopt(&self, socket: TcpStream, listener: SocketAddr) -> io::Result<()> {
         let peer = socket.peer_addr()?;
-        let slot = self.shared.slots.clone().try_acquire_owned();
-        let slot = slot.map_err(|_| io::Error::other("no place for another connection"))?;
+        let slot = self.pod.places.take().ok_or_else(|| io::Error::other("no place for another connection"))?;
         self.hand_over(socket, peer, listener, slot);
         Ok(())
     }

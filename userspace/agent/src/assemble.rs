@@ -12,7 +12,7 @@ use culvert_redirect::{Config, HostHooks, Redirect};
 use culvert_svid::{Clock, ControlPort, Keeper, KeeperSettings, NodeIdentity, Signer, SystemClock};
 use culvert_tunnel::{Limits, Proofs};
 use nix::fcntl::{Flock, FlockArg};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
 
 use crate::{
     admin,
@@ -21,6 +21,7 @@ use crate::{
     harden,
     metrics::{Metrics, Observed},
     outcome::Sink,
+    places::Places,
     settings::Settings,
     snapshot::Current,
     worker::{Shared, Workers},
@@ -153,7 +154,7 @@ impl Node<'_> {
             metrics: self.metrics.clone(),
             proofs: Proofs::new(),
             limits: Limits { max_connection_age: self.settings.max_connection_age, ..Limits::default() },
-            slots: Arc::new(Semaphore::new(self.settings.max_connections)),
+            places: Places::new(self.settings.max_connections),
         })
     }
 

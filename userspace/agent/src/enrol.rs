@@ -350,7 +350,8 @@ impl Enroller {
     ) -> Arc<Pod> {
         self.forget_tasks(&record.uid);
         let PodRedirect { addresses, host_veth, netns_inode, listeners, early, netns, .. } = captured;
-        let parts = PodParts { workload: record.clone(), netns, addresses, host_veth, local };
+        let places = self.parts.shared.places.of_pod();
+        let parts = PodParts { workload: record.clone(), netns, addresses, host_veth, local, places };
         let pod = Arc::new(Pod::new(parts));
         let (shared, workers) = (&self.parts.shared, &self.parts.workers);
         if let Some(snapshot) = shared.current.get() {

@@ -15,6 +15,7 @@ pub mod live;
 pub mod metrics;
 pub mod outbound;
 pub mod outcome;
+pub mod places;
 pub mod pod;
 #[cfg(test)]
 mod samples;

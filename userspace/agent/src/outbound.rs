@@ -20,7 +20,7 @@ use crate::{
 pub use attribute::AttributeError;
 pub use dial::DialError;
 pub(crate) use dial::HBONE_PORT;
-pub(crate) use rotate::rotate;
+pub(crate) use rotate::{retire_served, rotate};
 
 /// Where a call would lead, for explanations.
 #[derive(Debug, Clone)]

@@ -12,12 +12,13 @@ use culvert_mtls::{LocalIdentity, Refusal};
 use culvert_policy::Denial;
 use culvert_redirect::Netns;
 use culvert_tunnel::{Generation, Local};
-use culvert_workload::{Workload, WorkloadUid};
+use culvert_workload::{Found, Workload, WorkloadUid};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     judge::Judge,
     live::{Ground, LiveTable},
+    places::PodPlaces,
     snapshot::Snapshot,
 };
 
@@ -41,6 +42,8 @@ pub struct Pod {
     pub local: LocalIdentity,
     /// Its open connections.
     pub live: Arc<LiveTable>,
+    /// Places for its connections.
+    pub places: PodPlaces,
     /// Cancelled when the pod is let go.
     pub gone: CancellationToken,
     workload: ArcSwap<Workload>,
@@ -60,6 +63,8 @@ pub struct PodParts {
     pub host_veth: String,
     /// What proves who it is.
     pub local: LocalIdentity,
+    /// Places for its connections.
+    pub places: PodPlaces,
 }
 
 impl Pod {
@@ -71,6 +76,7 @@ impl Pod {
             addresses: parts.addresses,
             host_veth: parts.host_veth,
             local: parts.local,
+            places: parts.places,
             live: Arc::default(),
             gone: CancellationToken::new(),
             workload: ArcSwap::new(parts.workload),
@@ -164,6 +170,18 @@ impl Objection {
             Self::Policy(denial) => denial.reason.as_str(),
             Self::Moved(_) => POLICY_CHANGE,
         }
+    }
+}
+
+/// A way out that an earlier snapshot allowed: may it still be taken. Asked once its connection is in the table of live
+/// ones, so that every later change finds it there.
+pub(crate) fn still_leads(snapshot: &Snapshot, ground: &Ground) -> bool {
+    match ground {
+        Ground::Destination { address, workload, identity } => snapshot
+            .holder(address.ip())
+            .is_none_or(|holder| holder.uid == *workload && holder.identity().as_ref() == Some(identity)),
+        Ground::NotEnrolled(address) => !matches!(snapshot.roster.lookup(address.ip()), Found::Enrolled(_)),
+        Ground::Allowed(_) | Ground::Itself => true,
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
 
 use culvert_tunnel::{Limits, Pool, Proofs, Server};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     task::LocalSet,
 };
 
@@ -25,6 +25,7 @@ use crate::{
     metrics::Metrics,
     outbound,
     outcome::{Direction, Sink},
+    places::{Place, Places},
     pod::Pod,
     snapshot::Current,
     telemetry,
@@ -49,7 +50,7 @@ pub struct Shared {
     /// Numbers of the tunnels.
     pub limits: Limits,
     /// Places for connections.
-    pub slots: Arc<Semaphore>,
+    pub places: Places,
 }
 
 /// A socket that an acceptor has taken, on its way to a worker.
@@ -66,7 +67,7 @@ pub struct Handover {
     /// The pod.
     pub pod: Arc<Pod>,
     /// Its place.
-    pub slot: OwnedSemaphorePermit,
+    pub slot: Place,
 }
 
 /// What a worker is told.

@@ -30,20 +30,15 @@ pub(crate) struct Life {
     timer: Pin<Box<Sleep>>,
     next_ping: Instant,
     pinged: Option<Instant>,
-    /// Whether an unused tunnel is released (dialled ones; served ones are the peer's to keep).
-    idles_out: bool,
+    /// How long an unused tunnel is kept.
+    idle: Duration,
     wound_down: bool,
     squeezed: bool,
     ended_at: Option<Instant>,
 }
 
 impl Life {
-    pub(crate) fn new(
-        tunnel: Rc<Tunnel>,
-        conversation: Box<dyn Conversation>,
-        limits: Limits,
-        idles_out: bool,
-    ) -> Self {
+    pub(crate) fn new(tunnel: Rc<Tunnel>, conversation: Box<dyn Conversation>, limits: Limits, idle: Duration) -> Self {
         let now = Instant::now();
         Self {
             tunnel,
@@ -52,7 +47,7 @@ impl Life {
             next_ping: now + limits.ping_interval,
             pinged: None,
             limits,
-            idles_out,
+            idle,
             wound_down: false,
             squeezed: false,
             ended_at: None,
@@ -127,7 +122,7 @@ impl Life {
                 self.tunnel.retire();
             }
         }
-        if self.idles_out && self.tunnel.idle_since().is_some_and(|since| now >= since + self.limits.idle_timeout) {
+        if self.tunnel.idle_since().is_some_and(|since| now >= since + self.idle) {
             self.tunnel.retire();
         }
         // The peer may have said GOAWAY since anybody asked.
@@ -168,8 +163,8 @@ impl Life {
         if let (Some(age), Some(oldest)) = (self.limits.max_connection_age, self.tunnel.oldest()) {
             sooner(oldest + age);
         }
-        if let (true, Some(since)) = (self.idles_out && !self.wound_down, self.tunnel.idle_since()) {
-            sooner(since + self.limits.idle_timeout);
+        if let (false, Some(since)) = (self.wound_down, self.tunnel.idle_since()) {
+            sooner(since + self.idle);
         }
         if let Some(at) = self.ended_at {
             sooner(at + LAST_WORDS);

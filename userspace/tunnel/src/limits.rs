@@ -41,6 +41,8 @@ pub struct Limits {
     pub ping_timeout: Duration,
     /// How long a dialled tunnel without streams is kept.
     pub idle_timeout: Duration,
+    /// How long a served tunnel without streams is kept: a peer that wants it longer has to dial again.
+    pub served_idle_timeout: Duration,
     /// Longest life of a connection, off unless set. Streams older than this end as `max_connection_age`, and a
     /// tunnel older than this takes no new one.
     pub max_connection_age: Option<Duration>,
@@ -64,6 +66,7 @@ impl Default for Limits {
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(20),
             idle_timeout: Duration::from_secs(300),
+            served_idle_timeout: Duration::from_secs(600),
             max_connection_age: None,
         }
     }

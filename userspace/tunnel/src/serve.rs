@@ -112,7 +112,8 @@ impl Server {
         let proof = self.inner.proofs.proven(&proof_key(local, &peer), peer.until);
         let tunnel = Tunnel::new(peer, proof, None);
         let _entered = self.enter(local, &tunnel);
-        let life = Life::new(Rc::clone(&tunnel), conversation, self.inner.limits.clone(), false);
+        let limits = &self.inner.limits;
+        let life = Life::new(Rc::clone(&tunnel), conversation, limits.clone(), limits.served_idle_timeout);
         self.serve_requests(life, tunnel, inbound).await
     }
 

@@ -292,6 +292,24 @@ fn an_idle_tunnel_is_released_and_a_used_one_is_not() {
 }
 
 #[test]
+fn a_served_tunnel_that_the_peer_does_not_use_ends() {
+    worker(async {
+        let serving = Limits {
+            served_idle_timeout: Duration::from_millis(200),
+            ping_interval: Duration::from_millis(50),
+            ..Limits::default()
+        };
+        let world = World::with(Limits::default(), serving).await;
+        let (address, _connections) = application().await;
+        let stream = world.open(address).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        assert_eq!(world.node.server.count().0, 1, "a used one is kept");
+        drop(stream);
+        until("the tunnel is gone", || world.node.server.count() == (0, 0)).await;
+    });
+}
+
+#[test]
 fn refusals_of_the_peers_agent_arrive_with_their_status() {
     worker(async {
         let world = World::new().await;

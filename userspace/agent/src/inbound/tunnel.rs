@@ -3,13 +3,13 @@
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use culvert_tunnel::{Inbound, Malformed, Offer, Peer, Refusal, ServeError};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{attribute, authorize, deliver};
 use crate::{
     accepted::{Accepted, canonical},
     carried,
     outcome::{Direction, Outcome, Step, Transport},
+    places::Place,
     pod::Pod,
     worker::Worker,
 };
@@ -19,7 +19,7 @@ pub(super) struct Offered {
     pub(super) offer: Offer,
     pub(super) pod: Arc<Pod>,
     pub(super) outcome: Outcome,
-    pub(super) slot: OwnedSemaphorePermit,
+    pub(super) slot: Place,
 }
 
 /// The agent's side of one served tunnel.
@@ -74,6 +74,11 @@ impl Inbound for Served {
         own.handshake("inbound", "ok");
         own.handshake_seconds.observe(took);
         own.group(peer.key_exchange);
+        if peer.generation != self.pod.serving_generation() {
+            // A rotation during the handshake has not found this tunnel: it enters the server after this call.
+            let (worker, pod) = (self.worker.clone(), self.pod.clone());
+            tokio::task::spawn_local(async move { crate::outbound::retire_served(&worker, &pod) });
+        }
     }
 
     fn malformed(&self, peer: &Peer, why: Malformed) {
@@ -82,7 +87,7 @@ impl Inbound for Served {
 
     async fn offered(self: Rc<Self>, offer: Offer) {
         let outcome = self.begin(offer.peer());
-        let Ok(slot) = self.worker.shared.slots.clone().try_acquire_owned() else {
+        let Some(slot) = self.pod.places.take() else {
             offer.refuse(Refusal::Unavailable);
             return outcome.deny("no_slot");
         };

@@ -1,6 +1,6 @@
 //! Takes the ways that were authorized, one after the other, until one leads somewhere.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use culvert_identity::SpiffeId;
 use culvert_mtls::{Expected, Refusal};
@@ -18,7 +18,8 @@ use crate::{
     carried::{self, Legs},
     live::{Ground, Listed, Live},
     outcome::{Blame, Ending, Step, Transport},
-    pod::Pod,
+    pod::{self, Pod},
+    snapshot::Snapshot,
     telemetry,
     worker::Worker,
 };
@@ -131,7 +132,12 @@ pub(super) async fn dial(worker: &Worker, authorized: Authorized) -> Option<Tunn
         let (revoker, revocation) = revocation();
         let live = Live::new(ground(&way), accepted.outcome.record.clone(), accepted.outcome.flow(), revoker);
         let listed = accepted.pod.live.list(live);
-        match follow(worker, &mut accepted, &way, &revocation).await {
+        let went = match obsolete(worker, &accepted.pod, &listed) {
+            None => follow(worker, &mut accepted, &way, &revocation).await,
+            Some(pod::POLICY_CHANGE) if attempt < last => continue,
+            Some(reason) => Err(DialError::Revoked(reason)),
+        };
+        match went {
             Ok(far) => return Some(Tunnelled { accepted, far, revocation, listed }),
             Err(error) => {
                 if error.is_of_this_endpoint() {
@@ -147,6 +153,15 @@ pub(super) async fn dial(worker: &Worker, authorized: Authorized) -> Option<Tunn
         }
     }
     None
+}
+
+/// The ways were found some time ago, perhaps before the patience of others was used up: what holds now.
+fn obsolete(worker: &Worker, pod: &Pod, listed: &Listed) -> Option<&'static str> {
+    if pod.gone.is_cancelled() {
+        return Some(pod::POD_WITHDRAWN);
+    }
+    let leads = |snapshot: Arc<Snapshot>| pod::still_leads(&snapshot, &listed.live().ground);
+    (!worker.shared.current.get().is_some_and(leads)).then_some(pod::POLICY_CHANGE)
 }
 
 fn end(accepted: Accepted, error: &DialError, listed: &Listed) {

@@ -18,10 +18,7 @@ const ATTEMPTS: u32 = 6;
 
 /// The pod has newer credentials, or bundles have changed, or it is time to look: retire what was made with older ones, prove what is open.
 pub(crate) async fn rotate(worker: Rc<Worker>, pod: Arc<Pod>) {
-    let serving = pod.serving_generation();
-    worker.server.retire(|local, peer| {
-        pod.addresses.contains(&peer.local.ip()) && local.identity == *pod.identity() && peer.generation != serving
-    });
+    retire_served(&worker, &pod);
     let mut keys = Vec::new();
     for domain in pod.local.trust().bundles().snapshot().trust_domains() {
         let bundle = pod.local.trust().bundles().generation_of(domain.as_str());
@@ -38,6 +35,14 @@ pub(crate) async fn rotate(worker: Rc<Worker>, pod: Arc<Pod>) {
     for key in keys.into_iter().filter(|key| pod.addresses.contains(&key.from)) {
         tokio::task::spawn_local(prove(worker.clone(), pod.clone(), key));
     }
+}
+
+/// Tunnels to the pod that were made with other credentials or bundles than those of now take no new stream.
+pub(crate) fn retire_served(worker: &Worker, pod: &Pod) {
+    let serving = pod.serving_generation();
+    worker.server.retire(|local, peer| {
+        pod.addresses.contains(&peer.local.ip()) && local.identity == *pod.identity() && peer.generation != serving
+    });
 }
 
 /// Proofs that end before this are made anew: a third of what is left of our own SVID, which is never less than half of

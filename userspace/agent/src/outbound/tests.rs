@@ -57,6 +57,24 @@ fn plaintext_goes_only_where_nobody_is_enrolled() {
 }
 
 #[test]
+fn a_way_is_not_taken_once_its_destination_has_changed() {
+    use crate::{live::Ground, pod::still_leads};
+    let to = address("10.0.0.4:80");
+    let mut plain = pod("old", "10.0.0.4");
+    plain.protocol = Protocol::Plain;
+    let (before, after) = (snapshot([plain], [], []), snapshot([pod("old", "10.0.0.4")], [], []));
+    let in_clear = Ground::NotEnrolled(to);
+    assert!(still_leads(&before, &in_clear));
+    assert!(!still_leads(&after, &in_clear), "it is enrolled now");
+    let old = pod("old", "10.0.0.4");
+    let by_tunnel =
+        Ground::Destination { address: to, identity: old.identity().expect("a good name"), workload: old.uid };
+    assert!(still_leads(&after, &by_tunnel));
+    let other = snapshot([pod("other", "10.0.0.4")], [], []);
+    assert!(!still_leads(&other, &by_tunnel), "the address is another's now");
+}
+
+#[test]
 fn a_service_leads_to_its_ready_endpoints_each_by_its_own_way() {
     let mut unready = member("c", "10.0.0.7", "web");
     unready.ready = false;

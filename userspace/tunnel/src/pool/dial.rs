@@ -67,7 +67,7 @@ impl Inner {
         };
         let proof = self.proofs.proven(&proof_key(route, &peer), peer.until);
         let tunnel = Tunnel::new(peer, proof, Some(opener));
-        let life = Life::new(Rc::clone(&tunnel), conversation, self.limits.clone(), true);
+        let life = Life::new(Rc::clone(&tunnel), conversation, self.limits.clone(), self.limits.idle_timeout);
         Ok((tunnel, life))
     }
 }
