@@ -170,7 +170,7 @@ impl Enroller {
         let swept = swept.inspect_err(|error| tracing::warn!(%error, "pins of pods that are gone are not collected"));
         for uid in swept.unwrap_or_default() {
             tracing::info!(pod = uid, "pins of a pod that is gone were removed");
-            self.forget(&WorkloadUid::new(&*uid));
+            self.forget(&WorkloadUid::new(&uid));
             if let Err(error) = self.parts.book.remove(&uid) {
                 tracing::warn!(pod = uid, %error, "the pod could not be struck out of the book");
             }
