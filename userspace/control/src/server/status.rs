@@ -84,8 +84,8 @@ impl Reports {
 }
 
 /// A pod of another node is a lie. Pods that nobody knows may be about to be known, or just have been deleted: a few
-/// are taken, and count once they are known and on this node. An address is taken when it can be a pod's at all and
-/// nobody else has it.
+/// are taken, and count once they are known and on this node. An address is taken when it can be a pod's at all,
+/// lies in the cluster's ranges where those of its family are known (so is no Node's), and nobody else has it.
 fn check(state: &State, node: &str, status: &NodeStatus) -> Result<Checked, Stranger> {
     let mut checked = Checked { addresses: BTreeMap::new(), refused: Vec::new() };
     let mut unknown = 0;
@@ -116,6 +116,11 @@ fn objection(state: &State, so_far: &Checked, uid: &WorkloadUid, address: IpAddr
     };
     if link_local || address.is_loopback() || address.is_multicast() || address.is_unspecified() {
         return Some("bad_address");
+    }
+    let known: Vec<_> =
+        state.mesh.cluster_ranges.iter().filter(|range| range.addr().is_ipv4() == address.is_ipv4()).collect();
+    if !known.is_empty() && !known.iter().any(|range| range.contains(&address)) {
+        return Some("address_outside_cluster");
     }
     let others = state.workloads.values().filter(|other| other.uid != *uid && other.phase != Phase::Ended);
     let elsewhere = others.into_iter().any(|other| other.addresses.contains(&address));

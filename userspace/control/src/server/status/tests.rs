@@ -56,6 +56,18 @@ fn a_pod_of_another_node_makes_the_whole_report_a_lie() {
 }
 
 #[test]
+fn an_address_outside_of_known_ranges_of_its_family_is_not_a_pods() {
+    let mut state = known();
+    state.mesh.cluster_ranges = vec!["10.0.0.0/16".parse().unwrap()];
+    let report = report(&[("uid-a1", &["10.0.0.1", "10.1.0.1", "8.8.8.8", "fd00::1"])]);
+    let checked = check(&state, "n1", &report).unwrap();
+    let taken: Vec<String> = checked.addresses[&WorkloadUid::new("uid-a1")].iter().map(IpAddr::to_string).collect();
+    assert_eq!(taken, ["10.0.0.1", "fd00::1"]);
+    let reasons: Vec<&str> = checked.refused.iter().map(|(_, _, reason)| *reason).collect();
+    assert_eq!(reasons, ["address_outside_cluster"; 2]);
+}
+
+#[test]
 fn nobody_takes_an_address_that_is_somebody_elses_or_nobodys() {
     assert_eq!(refused(&[("uid-a1", &["10.0.0.9"])]), ["address_conflict"]);
     assert_eq!(refused(&[("uid-a1", &["10.0.0.8"])]), [""; 0], "its pod has ended");
