@@ -13,14 +13,17 @@ use serde::Serialize;
 use crate::state_dir::{StateDir, StateError};
 
 const FILE: &str = "audit.log";
-/// Refused handshakes that are written per second; anybody can cause them, and the disk is not endless.
-const HANDSHAKES_PER_SECOND: u32 = 20;
+/// Refusals of callers without a certificate that are written per second; anybody can cause them, and the disk is not
+/// endless.
+const ANONYMOUS_PER_SECOND: u32 = 20;
+/// Longest text of a field, in bytes: callers choose some of them.
+const LONGEST: usize = 2048;
 
 /// The audit log.
 #[derive(Debug)]
 pub struct Audit {
     file: Mutex<File>,
-    handshakes: Mutex<Budget>,
+    anonymous: Mutex<Budget>,
 }
 
 /// One thing that happened. Empty fields are left out.
@@ -77,11 +80,12 @@ impl Audit {
     /// Opens the log of a state folder.
     pub fn open(state: &StateDir) -> Result<Self, StateError> {
         let budget = Budget { since: Instant::now(), written: 0, left_out: 0 };
-        Ok(Self { file: Mutex::new(state.append(FILE)?), handshakes: Mutex::new(budget) })
+        Ok(Self { file: Mutex::new(state.append(FILE)?), anonymous: Mutex::new(budget) })
     }
 
     /// Writes one event down.
     pub fn write(&self, event: &Event) {
+        let event = &event.clone().cut();
         log(event);
         let line = Line { time: rfc3339(SystemTime::now()), event };
         let mut text = serde_json::to_vec(&line).unwrap_or_default();
@@ -92,13 +96,13 @@ impl Audit {
         }
     }
 
-    /// Writes a refused handshake down, as long as there are not too many of them.
-    pub fn write_handshake(&self, mut event: Event) {
-        let mut budget = self.handshakes.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Writes down the refusal of a caller without a certificate, as long as there are not too many of them.
+    pub fn write_anonymous(&self, mut event: Event) {
+        let mut budget = self.anonymous.lock().unwrap_or_else(PoisonError::into_inner);
         if budget.since.elapsed() >= Duration::from_secs(1) {
             *budget = Budget { since: Instant::now(), written: 0, left_out: budget.left_out };
         }
-        if budget.written >= HANDSHAKES_PER_SECOND {
+        if budget.written >= ANONYMOUS_PER_SECOND {
             budget.left_out += 1;
             return;
         }
@@ -106,10 +110,21 @@ impl Audit {
         let left_out = std::mem::take(&mut budget.left_out);
         drop(budget);
         if left_out > 0 {
-            let more = format!("{left_out} refused handshakes before this one are not listed");
+            let more = format!("{left_out} refused handshakes and calls before this one are not listed");
             event.detail = Some(event.detail.map_or(more.clone(), |detail| format!("{detail}; {more}")));
         }
         self.write(&event);
+    }
+}
+
+impl Event {
+    fn cut(mut self) -> Self {
+        let fields = [&mut self.caller, &mut self.node, &mut self.pod, &mut self.identity, &mut self.detail];
+        for text in fields.into_iter().flatten().filter(|text| text.len() > LONGEST) {
+            text.truncate(text.floor_char_boundary(LONGEST));
+            text.push_str(" (cut)");
+        }
+        self
     }
 }
 
@@ -130,3 +145,6 @@ fn log(event: &Event) {
 pub fn rfc3339(at: SystemTime) -> String {
     jiff::Timestamp::try_from(at).map_or_else(|_| "?".to_owned(), |at| at.to_string())
 }
+
+#[cfg(test)]
+mod tests;

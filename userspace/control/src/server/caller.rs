@@ -104,7 +104,11 @@ impl Context {
     /// Writes a refusal down, counts it, and makes the caller's answer of it: `culvert-reason` has the word.
     pub(super) fn refuse(&self, event: Event, code: Code, reason: &'static str, text: &str) -> Status {
         self.metrics.refused.get_or_create(&Refused { action: event.action, reason }).inc();
-        self.audit.write(&Event { granted: false, reason, ..event });
+        let event = Event { granted: false, reason, ..event };
+        match event.caller {
+            Some(_) => self.audit.write(&event),
+            None => self.audit.write_anonymous(event),
+        }
         let mut status = Status::new(code, format!("{reason}: {text}"));
         status.metadata_mut().insert("culvert-reason", MetadataValue::from_static(reason));
         status

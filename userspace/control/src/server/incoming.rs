@@ -1,10 +1,11 @@
 //! TCP connections that became TLS connections, with what their peer has proven.
 
 use std::{
+    collections::HashMap,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context as Polling, Poll},
     time::Duration,
 };
@@ -27,6 +28,8 @@ use crate::{audit::Event, metrics::Reason};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Handshakes at once; further connections wait in the kernel's queue.
 const AT_ONCE: usize = 256;
+/// Of them from one address, so that none takes the places of all.
+const FROM_ONE: usize = 32;
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone)]
@@ -40,6 +43,38 @@ pub(super) struct Peer {
 pub(super) struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
+}
+
+/// Handshakes under way, by address.
+#[derive(Clone, Default)]
+struct Sources(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One handshake of an address, until dropped.
+struct Place(Sources, IpAddr);
+
+impl Sources {
+    fn enter(&self, address: IpAddr) -> Option<Place> {
+        let address = address.to_canonical();
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        if *count >= FROM_ONE {
+            return None;
+        }
+        *count += 1;
+        Some(Place(self.clone(), address))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.1);
+            }
+        }
+    }
 }
 
 /// Accepts for ever.
@@ -60,6 +95,7 @@ async fn accept_all(
     sender: mpsc::Sender<io::Result<Connection>>,
 ) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
+    let sources = Sources::default();
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
@@ -76,6 +112,11 @@ async fn accept_all(
                 }
             },
         };
+        let Some(own) = sources.enter(address.ip()) else {
+            let text = format!("{FROM_ONE} handshakes from this address already");
+            refused(&context, address, "too_many_handshakes", text);
+            continue;
+        };
         let (identity, context, sender) = (identity.clone(), Arc::clone(&context), sender.clone());
         tokio::spawn(async move {
             match time::timeout(HANDSHAKE, shake_hands(stream, address, &identity)).await {
@@ -83,7 +124,7 @@ async fn accept_all(
                 Ok(Err(error)) => refused(&context, address, failure_reason(&error), error.to_string()),
                 Err(_) => refused(&context, address, "timeout", "no handshake within 10 s".to_owned()),
             }
-            drop(place);
+            drop((own, place));
         });
     }
 }
@@ -103,7 +144,7 @@ async fn shake_hands(stream: TcpStream, address: SocketAddr, identity: &LocalIde
 fn refused(context: &Context, address: SocketAddr, reason: &'static str, detail: String) {
     context.metrics.handshakes_failed.get_or_create(&Reason { reason }).inc();
     let event = Event { action: "handshake", reason, peer: Some(address), detail: Some(detail), ..Event::default() };
-    context.audit.write_handshake(event);
+    context.audit.write_anonymous(event);
 }
 
 impl Connected for Connection {
@@ -133,3 +174,6 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;
