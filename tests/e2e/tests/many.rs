@@ -131,7 +131,6 @@ fn two_thousand_connections_held_at_once_all_answer_and_leave_nothing_over() {
 }
 
 #[test]
-#[ignore = "takes a minute at full load: --long"]
 fn a_minute_at_full_rate_to_one_port_has_no_failure() {
     in_sandbox!(Duration::from_secs(400), || many(|_, client, server| {
         let (began, mut count) = (Instant::now(), 0_usize);
