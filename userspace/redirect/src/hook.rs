@@ -2,8 +2,9 @@
 //! filters, which live as long as the interface.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcBpfFlags, TcFilterBpfOption, TcHandle, TcHeader, TcMessage, TcOption};
@@ -56,6 +57,9 @@ pub(crate) enum Attached {
     Missing,
 }
 
+/// How often, and at which intervals, a link that is being freed is waited for: half a second in all.
+const FREEING_ATTEMPTS: u32 = 50;
+const FREEING_PAUSE: Duration = Duration::from_millis(10);
 /// Priority and handle of our clsact filters.
 const PRIORITY: u32 = 1;
 const HANDLE: TcHandle = TcHandle { major: 0, minor: 0xc01 };
@@ -87,7 +91,7 @@ impl Mechanism {
     /// Attaches a second copy of the program in front and lets the first go. A chain takes the same
     /// program only once, hence the copy.
     pub(crate) fn move_to_front(self, pin: &Path, copy: &Loaded, ifindex: u32, way: Way) -> io::Result<()> {
-        let fresh = sys::attach_tcx(copy.fd.as_fd(), ifindex, way.attach_type())?;
+        let fresh = attach_tcx(copy, ifindex, way)?;
         std::fs::remove_file(pin)?;
         sys::pin(fresh.as_fd(), pin)
     }
@@ -126,8 +130,21 @@ fn ensure_tcx(pin: &Path, program: &Loaded, ifindex: u32, way: Way) -> io::Resul
         // Attached to an interface that is gone, or to another one than it should be.
         std::fs::remove_file(pin)?;
     }
-    let fresh = sys::attach_tcx(program.fd.as_fd(), ifindex, way.attach_type())?;
+    let fresh = attach_tcx(program, ifindex, way)?;
     sys::pin(fresh.as_fd(), pin)
+}
+
+/// Attaches. The kernel frees a link whose pin and descriptors are gone a little later, from a work queue; until then
+/// its program still counts as a member of the chain, which takes the same one only once (`EEXIST`).
+fn attach_tcx(program: &Loaded, ifindex: u32, way: Way) -> io::Result<OwnedFd> {
+    let mut left = FREEING_ATTEMPTS;
+    loop {
+        match sys::attach_tcx(program.fd.as_fd(), ifindex, way.attach_type()) {
+            Err(error) if exists(&error) && left > 0 => std::thread::sleep(FREEING_PAUSE),
+            answer => return answer,
+        }
+        left -= 1;
+    }
 }
 
 fn look_tcx(pin: &Path, tag: [u8; 8], ifindex: u32, way: Way) -> io::Result<Attached> {
