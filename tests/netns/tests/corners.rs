@@ -134,3 +134,35 @@ fn an_app_leg_leaves_no_way_past_the_agent_behind() {
         Ok(())
     });
 }
+
+#[test]
+fn the_tuple_of_a_probe_answers_and_opens_nothing() {
+    in_sandbox!(|| {
+        let lab = Lab::two_nodes()?;
+        let pod = lab.node(1).pod("app", &PodOptions::default())?;
+        let agent = Agent::start(lab.node(1))?;
+        let taken = agent.enrol(&pod)?;
+        let (own, kubelet) = (at(pod.ip4(), 8080), at(lab.node(1).ip4(), 40_000));
+        let path = format!("{}/culvert/v1/node1/maps/probe_flows", culvert_lab::sandbox::BPFFS);
+        let map = aya::maps::Map::LruHashMap(aya::maps::MapData::from_pin(path)?);
+        let mut probes: aya::maps::HashMap<_, culvert_abi::FlowKey, u32> = map.try_into()?;
+        let flow = culvert_abi::FlowKey {
+            local_ip: culvert_abi::words(own.ip()),
+            remote_ip: culvert_abi::words(kubelet.ip()),
+            local_port: own.port(),
+            remote_port: kubelet.port(),
+            pod: taken.pod.host_ifindex,
+        };
+        probes.insert(flow, 1, 0)?;
+        let socket = PacketSocket::open(pod.netns(), "eth0")?;
+        let sends = |segment: Segment, counter: Counter| -> Result<bool> {
+            let before = agent.count(&pod, counter)?;
+            socket.send(&raw::ip_frame(&pod, segment.packet())?)?;
+            Ok(agent.count(&pod, counter)? == before + 1)
+        };
+        let answer = Segment::new(own, kubelet, flag::PSH | flag::ACK).with_data(b"healthy");
+        assert!(sends(answer, Counter::GuardProbe)?);
+        assert!(sends(Segment::new(own, kubelet, flag::SYN), Counter::DropUntagged)?);
+        Ok(())
+    });
+}
