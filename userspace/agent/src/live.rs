@@ -115,6 +115,12 @@ impl LiveTable {
         self.lock().len()
     }
 
+    /// How many have ended so far.
+    pub fn ended(&self) -> u64 {
+        // What is listed in between makes the answer smaller at worst by that.
+        self.next.load(Ordering::Relaxed).saturating_sub(self.len() as u64)
+    }
+
     /// None at all.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -1,6 +1,9 @@
 //! Every 30 seconds what the kernel has is compared with what should be there, and mended; its counters are read more
 //! often.
 
+#[cfg(test)]
+mod tests;
+
 use std::{sync::Arc, time::Duration};
 
 use culvert_redirect::{Counter, Deviation, Listeners};
@@ -15,8 +18,30 @@ const COUNT: Duration = Duration::from_secs(5);
 /// Every so many counts, pods are compared with the kernel: every 30 s.
 const COUNTS_PER_LOOK: u32 = 6;
 
-/// Connections at once that leave memory worth giving back.
-const PEAK: usize = 200;
+/// So many ended connections leave memory worth giving back.
+const WORTH_IT: u64 = 200;
+
+/// How many connections have ended: at the last look, and when memory was given back last.
+#[derive(Debug, Default)]
+struct Tide {
+    last: u64,
+    given_back: u64,
+}
+
+impl Tide {
+    /// Whether enough connections have ended since memory was given back, and few since the last look: while many come
+    /// and go, the memory of one serves the next. Pods that are withdrawn take their counts with them.
+    fn is_out(&mut self, ended: u64) -> bool {
+        let since_last = ended.saturating_sub(self.last);
+        self.last = ended;
+        self.given_back = self.given_back.min(ended);
+        let out = since_last < WORTH_IT && ended - self.given_back >= WORTH_IT;
+        if out {
+            self.given_back = ended;
+        }
+        out
+    }
+}
 
 /// What the kernel says of one pod.
 #[derive(Debug, Clone, Default)]
@@ -44,11 +69,11 @@ impl Enroller {
     pub async fn reconcile(self: Arc<Self>, kubelet_cgroup: Option<std::path::PathBuf>) {
         let mut clock = tokio::time::interval(COUNT);
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut peak = 0;
+        let mut tide = Tide::default();
         for turn in 1_u32.. {
             clock.tick().await;
             self.count().await;
-            self.tidy(&mut peak).await;
+            self.tidy(&mut tide).await;
             if !turn.is_multiple_of(COUNTS_PER_LOOK) {
                 continue;
             }
@@ -63,14 +88,13 @@ impl Enroller {
         }
     }
 
-    /// Gives memory back once most of the connections of a peak have ended.
-    async fn tidy(&self, peak: &mut usize) {
-        let open: usize = self.pods().iter().map(|pod| pod.live.len()).sum();
-        if *peak < PEAK || open > *peak / 2 {
-            *peak = open.max(*peak);
+    /// Gives memory back when many connections have ended and it has become quiet. Counted by what has ended, not by
+    /// what is open at the moment of looking: a peak may come and go between two looks.
+    async fn tidy(&self, tide: &mut Tide) {
+        let ended = self.pods().iter().map(|pod| pod.live.ended()).sum();
+        if !tide.is_out(ended) {
             return;
         }
-        *peak = open;
         if let Err(error) = super::blocking(culvert_redirect::return_unused_memory).await {
             tracing::warn!(%error, "unused memory could not be given back");
         }
