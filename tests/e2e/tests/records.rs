@@ -7,7 +7,7 @@ use std::time::Duration;
 use culvert_e2e::fixture;
 use culvert_e2e::mesh::{Mesh, wait_until};
 use culvert_e2e::streams::{Server, connect, echo, ping};
-use culvert_lab::anyhow::{Result, ensure};
+use culvert_lab::anyhow::ensure;
 use culvert_lab::{Netns, in_sandbox};
 
 const PORT: u16 = 9000;
