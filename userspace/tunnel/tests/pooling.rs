@@ -282,7 +282,8 @@ fn an_idle_tunnel_is_released_and_a_used_one_is_not() {
         let (address, _connections) = application().await;
         let stream = world.open(address).await.unwrap();
         tokio::time::sleep(Duration::from_millis(600)).await;
-        assert_eq!(world.pool.count().tunnels, 1);
+        let count = world.pool.count();
+        assert_eq!((count.tunnels, count.retired), (1, 0));
         drop(stream);
         until("the tunnel is gone at both ends", || {
             world.pool.count().tunnels == 0 && world.node.server.count() == (0, 0)
