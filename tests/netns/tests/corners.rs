@@ -166,3 +166,26 @@ fn the_tuple_of_a_probe_answers_and_opens_nothing() {
         Ok(())
     });
 }
+
+#[test]
+fn a_dead_agents_listeners_are_missed_and_nothing_goes_past_them() {
+    in_sandbox!(|| {
+        let lab = Lab::two_nodes()?;
+        let pod = lab.node(1).pod("app", &PodOptions::default())?;
+        let other = lab.node(2).pod("other", &PodOptions::default())?;
+        let agent = Agent::start(lab.node(1))?;
+        let taken = agent.enrol(&pod)?;
+        let echo = Echo::start(pod.netns(), at(pod.ip4(), 8080))?;
+        // The sockets go, programs and maps stay.
+        drop(taken);
+        let quick = peer::Tricks { patience: Some(agent::PATIENCE / 5), ..peer::Tricks::default() };
+        let missed = agent.count(&pod, Counter::SteerNoListener)?;
+        assert!(peer::connect_with(other.netns(), echo.address, quick).is_err());
+        assert!(agent.count(&pod, Counter::SteerNoListener)? > missed);
+        let missed = agent.count(&pod, Counter::SteerNoListener)?;
+        assert!(peer::connect_with(pod.netns(), at(other.ip4(), 80), quick).is_err());
+        assert!(agent.count(&pod, Counter::SteerNoListener)? > missed);
+        assert!(echo.is_unvisited());
+        Ok(())
+    });
+}
