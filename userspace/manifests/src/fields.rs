@@ -258,7 +258,7 @@ fn wrong_type(notes: &Notes, path: &str, expected: &str, got: &Value) {
 }
 
 /// The known name that differs in at most two letters.
-fn nearest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
+pub(crate) fn nearest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
     let distance = |name: &&&str| edits(&key.to_ascii_lowercase(), &name.to_ascii_lowercase());
     known.iter().min_by_key(distance).filter(|name| distance(name) <= 2).copied()
 }

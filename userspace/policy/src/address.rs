@@ -56,6 +56,11 @@ impl AddressBlock {
             (true, false) => Truth::True,
         }
     }
+
+    /// Whether `narrow` lies in it.
+    pub(crate) fn covers(&self, narrow: &Self) -> bool {
+        self.net.contains(&narrow.net) && !self.zoned && !narrow.zoned
+    }
 }
 
 fn parse_bits(bits: &str) -> Result<u8, AddressError> {

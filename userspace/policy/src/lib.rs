@@ -11,6 +11,7 @@ pub mod address;
 pub mod attribute;
 pub mod brackets;
 mod connection;
+mod cover;
 mod decide;
 pub mod domains;
 mod explain;
@@ -30,6 +31,7 @@ mod verdict;
 mod tests;
 
 pub use connection::{Connection, Facts, IdentityFacts, Peer};
+pub use cover::{How, Shadowed, Shadows, shadows};
 pub use decide::{Observed, Would, WouldResult, decide};
 pub use domains::TrustDomains;
 pub use explain::{Decision, Explanation, NearMiss, RuleTruth, explain};

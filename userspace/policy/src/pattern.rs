@@ -40,6 +40,18 @@ impl Pattern {
             Self::Present => !value.is_empty(),
         }
     }
+
+    /// Whether this matches whatever `narrow` matches.
+    pub fn covers(&self, narrow: &Self) -> bool {
+        match (self, narrow) {
+            (_, Self::Exact(value)) => self.matches(value),
+            (Self::Prefix(wide), Self::Prefix(narrow)) => narrow.starts_with(wide.as_str()),
+            (Self::Suffix(wide), Self::Suffix(narrow)) => narrow.ends_with(wide.as_str()),
+            (Self::Present, Self::Prefix(text) | Self::Suffix(text)) => !text.is_empty(),
+            (Self::Present, Self::Present) => true,
+            _ => false,
+        }
+    }
 }
 
 /// The values of one string field: OR. Exact values are looked up, not walked through.
@@ -55,6 +67,22 @@ impl Strings {
         let Some(value) = value else { return Truth::False };
         let exact = self.exact.binary_search_by(|wanted| wanted.as_str().cmp(value)).is_ok();
         Truth::from(exact || self.others.iter().any(|pattern| pattern.matches(value)))
+    }
+
+    /// Whether each pattern of `narrow` is covered by one of these.
+    pub(crate) fn covers(&self, narrow: &Self) -> bool {
+        narrow.exact.iter().all(|value| self.matches(Some(value)).holds())
+            && narrow.others.iter().all(|pattern| self.others.iter().any(|wide| wide.covers(pattern)))
+    }
+
+    /// Whether `*` is among them.
+    pub(crate) fn has_present(&self) -> bool {
+        self.others.contains(&Pattern::Present)
+    }
+
+    /// The values, where none has a wildcard.
+    pub(crate) fn only_exact(&self) -> Option<&[String]> {
+        self.others.is_empty().then_some(&self.exact)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod compiling;
 mod corners;
+mod covering;
 mod explaining;
 mod grammar;
 mod identities;

@@ -1,8 +1,10 @@
 //! What only shows when objects are seen together. Nothing here changes the state.
 
+mod names;
+mod policies;
+
 use std::{collections::BTreeMap, net::IpAddr};
 
-use culvert_policy::Selector;
 use culvert_workload::{Phase, TargetPort, Workload, WorkloadUid};
 
 use super::{State, View, people::claims};
@@ -16,7 +18,7 @@ use crate::{
 pub(super) fn check(view: &mut View<'_>, state: &State) {
     check_pods(view, state);
     check_services(view, state);
-    check_policies(view, state);
+    policies::check(view, state);
 }
 
 fn check_pods(view: &mut View<'_>, state: &State) {
@@ -27,7 +29,7 @@ fn check_pods(view: &mut View<'_>, state: &State) {
             continue;
         };
         let at = Some((key, held));
-        if !namespaces.contains(key.namespace.as_str()) {
+        if !namespaces.contains(key.namespace.as_str()) && view.catalog.live().is_none() {
             let text = format!(
                 "namespace {:?} is not written down: its pods are enrolled only by their own label",
                 key.namespace
@@ -36,12 +38,12 @@ fn check_pods(view: &mut View<'_>, state: &State) {
             view.complain(Severity::Warning, at, "metadata.namespace", "unknown_namespace", text, remedy);
         }
         let account = &pod.service_account;
-        if account != "default" && view.get(ObjectKind::ServiceAccount, &key.namespace, account).is_none() {
+        if account != "default" && view.catalog.live().is_none() && view.get(ObjectKind::ServiceAccount, &key.namespace, account).is_none() {
             let text = format!("service account {account:?} is not written down");
             let remedy = "add the ServiceAccount or mend the name";
             view.complain(Severity::Warning, at, "spec.serviceAccountName", "unknown_service_account", text, remedy);
         }
-        if !pod.node.is_empty() && !nodes.is_empty() && !nodes.contains(pod.node.as_str()) {
+        if !pod.node.is_empty() && !nodes.is_empty() && view.catalog.live().is_none() && !nodes.contains(pod.node.as_str()) {
             let text = format!("node {:?} is not written down", pod.node);
             let remedy = "add the Node or mend the name";
             view.complain(Severity::Warning, at, "spec.nodeName", "unknown_node", text, remedy);
@@ -106,36 +108,6 @@ fn check_services(view: &mut View<'_>, state: &State) {
                 let field = format!("spec.ports[{index}].targetPort");
                 view.complain(Severity::Warning, at, &field, "unknown_port", text, "name the container's port");
             }
-        }
-    }
-}
-
-fn check_policies(view: &mut View<'_>, state: &State) {
-    for (key, held) in view.catalog.objects() {
-        let selector = match &held.object {
-            Object::AuthorizationPolicy(policy) => &policy.selector,
-            Object::PeerAuthentication(policy) => &policy.selector,
-            _ => continue,
-        };
-        let Selector::Labels(labels) = selector else {
-            continue;
-        };
-        let everywhere = *state.mesh.root_namespace == *key.namespace;
-        let selected = state.workloads.values().any(|pod| {
-            (everywhere || *pod.namespace == *key.namespace)
-                && labels.iter().all(|(name, value)| pod.labels.get(name) == Some(value))
-        });
-        if !selected {
-            let text = "no pod has these labels: the policy concerns nobody".to_owned();
-            let remedy = "compare it with the pods' labels";
-            view.complain(
-                Severity::Warning,
-                Some((key, held)),
-                "spec.selector.matchLabels",
-                "selects_nothing",
-                text,
-                remedy,
-            );
         }
     }
 }

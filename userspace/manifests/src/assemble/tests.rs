@@ -250,3 +250,118 @@ fn a_pod_may_be_denied_what_is_not_tcp() {
     assert!(denies(", annotations: {culvert.dev/non-tcp: deny}"));
     assert!(denies(", labels: {culvert.dev/non-tcp: deny}"));
 }
+
+/// An AuthorizationPolicy of namespace `shop` with these rules.
+fn rules(name: &str, action: &str, rules: &str) -> String {
+    format!(
+        "{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: {name}, namespace: shop}}, \
+         spec: {{action: {action}, rules: {rules}}}}}\n"
+    )
+}
+
+#[test]
+fn a_policy_that_names_nobody_is_warned_of_by_field_and_taken_all_the_same() {
+    let account = "{apiVersion: v1, kind: ServiceAccount, metadata: {name: batch, namespace: shop}}\n";
+    let mesh = "{apiVersion: culvert.dev/v1alpha1, kind: Mesh, \
+                spec: {podCIDRs: [10.0.0.0/8], trustDomainAliases: [old.local]}}\n---\n\
+                {apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n---\n\
+                {apiVersion: v1, kind: Namespace, metadata: {name: plain}}\n";
+    let table = [
+        ("source: {namespaces: [shop, plain, pl*, '*in', '*']}", ""),
+        ("source: {namespaces: [shop, shap]}", "unknown_namespace namespaces[1] did you mean \"shop\"?"),
+        ("source: {namespaces: ['x*']}", "unknown_namespace namespaces[0] add the Namespace or mend the name"),
+        ("source: {notNamespaces: [shap]}", "unknown_namespace notNamespaces[0] did you mean \"shop\"?"),
+        ("source: {serviceAccounts: [batch, shop/batch, default, plain/default]}", ""),
+        ("source: {serviceAccounts: [bitch]}", "unknown_service_account serviceAccounts[0] did you mean \"batch\"?"),
+        (
+            "source: {serviceAccounts: [plain/batch]}",
+            "unknown_service_account serviceAccounts[0] add the ServiceAccount or mend the name",
+        ),
+        (
+            "source: {serviceAccounts: [nowhere/batch]}",
+            "unknown_namespace serviceAccounts[0] add the Namespace or mend the name",
+        ),
+        ("source: {principals: [cluster.local/ns/shop/sa/batch, old.local/ns/shop/sa/batch]}", ""),
+        ("source: {principals: ['cluster.local/ns/shop/*', '*/sa/batch', '*', '*/ns/shop/sa/batch']}", ""),
+        (
+            "source: {principals: [cluster.local/ns/shop/sa/bitch]}",
+            "unknown_service_account principals[0] did you mean \"batch\"?",
+        ),
+        (
+            "source: {principals: [cluster.local/ns/nowhere/sa/x]}",
+            "unknown_namespace principals[0] add the Namespace or mend the name",
+        ),
+        (
+            "source: {principals: ['cluster.local/ns/nowhere/*']}",
+            "unknown_principal principals[0] compare it with the service accounts",
+        ),
+        (
+            "source: {principals: [far.example/ns/shop/sa/batch]}",
+            "unknown_trust_domain principals[0] mend it, or add it to spec.trustDomainAliases of the Mesh",
+        ),
+        (
+            "source: {trustDomains: [cluster.locl]}",
+            "unknown_trust_domain trustDomains[0] did you mean \"cluster.local\"?",
+        ),
+        ("source: {trustDomains: ['*.local', old.local]}", ""),
+    ];
+    for (source, expected) in table {
+        let policy = rules("p", "ALLOW", &format!("[{{from: [{{{source}}}]}}]"));
+        let file = File { name: "a.yaml".into(), text: Ok([mesh, account, policy.as_str()].join("---\n")) };
+        let (catalog, complaints) = Catalog::read(&[file], &Catalog::default());
+        assert!(complaints.iter().all(|c| c.severity != Severity::Error), "{complaints:?}");
+        let assembly = assemble(&catalog, &overrides(), &BTreeMap::new());
+        let say = |c: &Complaint| {
+            assert_eq!(c.severity, Severity::Warning);
+            let field = c.field.strip_prefix("spec.rules[0].from[0].source.").unwrap();
+            format!("{} {field} {}", c.reason, c.remedy)
+        };
+        let said: Vec<String> = assembly.complaints.iter().map(say).collect();
+        assert_eq!(said.join("|"), expected, "{source}");
+        assert_eq!(assembly.state.authorization.len(), 1, "a warning never refuses");
+    }
+}
+
+#[test]
+fn names_count_in_conditions_and_those_of_pods_are_known() {
+    let text = pod("shop", "a", "", ", serviceAccountName: written-nowhere", "")
+        + "---\n"
+        + &rules(
+            "p",
+            "DENY",
+            "[{when: [{key: source.namespace, values: [shop], notValues: [shap]}, \
+              {key: source.serviceAccount, values: [written-nowhere]}, {key: source.principal, values: ['*/sa/web']}]}]",
+        );
+    let assembly = put_together(&text, &BTreeMap::new());
+    let expected = [
+        "warning unknown_namespace spec.rules[0].when[0].notValues[0]",
+        "warning unknown_principal spec.rules[0].when[2].values[0]",
+        "warning unknown_service_account spec.serviceAccountName",
+    ];
+    let mut said = said(&assembly);
+    said.sort();
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn a_rule_without_effect_is_warned_of_with_the_one_that_makes_it_so() {
+    let whole = "[{from: [{source: {namespaces: [shop]}}]}, {from: [{source: {serviceAccounts: [shop/default]}}]}]";
+    let text = rules("a", "ALLOW", whole) + "---\n" + &rules("z", "DENY", "[{from: [{source: {namespaces: ['*']}}]}]");
+    let assembly = put_together(&text, &BTreeMap::new());
+    let said: Vec<String> = assembly.complaints.iter().map(ToString::to_string).collect();
+    let line = 14;
+    assert_eq!(
+        said,
+        [
+            format!(
+                "warning: a.yaml:{line}: AuthorizationPolicy shop/a: spec.rules[0]: spec.rules[0] of shop/z denies \
+                 whatever this rule lets in: it lets nothing in; narrow one of them [shadowed_rule]"
+            ),
+            format!(
+                "warning: a.yaml:{line}: AuthorizationPolicy shop/a: spec.rules[1]: spec.rules[0] says as much already: \
+                 this rule changes nothing; remove one of them [shadowed_rule]"
+            ),
+        ]
+    );
+    assert_eq!(assembly.state.authorization.len(), 2);
+}

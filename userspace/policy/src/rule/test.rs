@@ -74,6 +74,10 @@ impl Accounts {
         let at = self.0.binary_search_by(|(ns, sa)| (ns.as_str(), sa.as_str()).cmp(&(namespace, name)));
         Truth::from(at.is_ok())
     }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(namespace, account)| (namespace.as_str(), account.as_str()))
+    }
 }
 
 impl FromIterator<(String, String)> for Accounts {
@@ -102,6 +106,11 @@ impl Blocks {
         let known = Truth::any(self.blocks.iter().map(|block| block.matches(address)));
         if self.unreadable { known.max(Truth::Unknown) } else { known }
     }
+
+    /// Whether each block of `narrow` lies in one of these.
+    pub(crate) fn covers(&self, narrow: &Self) -> bool {
+        !narrow.unreadable && narrow.blocks.iter().all(|block| self.blocks.iter().any(|wide| wide.covers(block)))
+    }
 }
 
 impl Ports {
@@ -122,5 +131,10 @@ impl Ports {
     pub fn matches(&self, port: u16) -> Truth {
         let known = Truth::from(self.ports.binary_search(&port).is_ok());
         if self.unreadable { known.max(Truth::Unknown) } else { known }
+    }
+
+    /// Whether each port of `narrow` is one of these.
+    pub(crate) fn covers(&self, narrow: &Self) -> bool {
+        !narrow.unreadable && narrow.ports.iter().all(|port| self.ports.binary_search(port).is_ok())
     }
 }
