@@ -1,6 +1,7 @@
 //! The project's tasks: `cargo xtask help`.
 
 mod check;
+mod cluster;
 mod conformance;
 mod demo;
 mod ebpf;
@@ -48,6 +49,8 @@ enum Task {
         #[arg(long, value_name = "DIR")]
         manifests: Option<PathBuf>,
     },
+    /// A real Kubernetes with two nodes on this machine, in namespaces of its own.
+    Cluster(cluster::Arguments),
     /// Runs a directory of third-party case files through the real parser, validator and decision code.
     Conformance {
         /// The directory.
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Task::Tools { install } => tools::show(install, consent),
         Task::Test(wanted) => test::run(&wanted, consent),
         Task::Demo { manifests } => demo::run(manifests.as_deref(), consent),
+        Task::Cluster(wanted) => cluster::run(&wanted, consent),
         Task::Conformance { dir } => conformance::run(&dir),
         Task::Fuzz(wanted) => fuzz::alone(&wanted),
         Task::Check { which, update } => check::run(which, update, consent),

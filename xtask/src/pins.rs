@@ -57,3 +57,39 @@ pub(crate) struct Tool {
     /// More arguments of `cargo install`.
     pub(crate) arguments: &'static [&'static str],
 }
+
+/// The Kubernetes of the test cluster, as Debian's source package has it.
+pub(crate) const KUBERNETES: &str = "1.20.2";
+
+/// The Debian whose packages the test cluster is made from.
+pub(crate) const DEBIAN_SUITE: &str = "bookworm";
+
+/// The Go of that Debian.
+pub(crate) const GO: &str = "1.19";
+
+/// To build Kubernetes; fetched and unpacked, not installed.
+pub(crate) const GO_PACKAGES: &[Package] = &[
+    Package { name: "golang-1.19-go", purpose: "compiles Kubernetes" },
+    Package { name: "golang-1.19-src", purpose: "Go's own library" },
+    Package { name: "golang-github-modern-go-reflect2-dev", purpose: "in place of a vendored version that crashes" },
+];
+
+/// What the test cluster's machines run besides Kubernetes; fetched and unpacked, not installed.
+pub(crate) const NODE_PACKAGES: &[Package] = &[
+    Package { name: "etcd-server", purpose: "the API server's store" },
+    Package { name: "etcd-client", purpose: "`etcdctl`" },
+    Package { name: "containerd", purpose: "container runtime, and `ctr`" },
+    Package { name: "runc", purpose: "starts containers" },
+    Package { name: "libseccomp2", purpose: "library of runc" },
+    Package { name: "containernetworking-plugins", purpose: "ptp, bridge, host-local, portmap, loopback" },
+    Package { name: "busybox-static", purpose: "the content of the test images" },
+    Package { name: "iptables", purpose: "kube-proxy's rules" },
+    Package { name: "libip4tc2", purpose: "library of iptables" },
+    Package { name: "libip6tc2", purpose: "library of iptables" },
+    Package { name: "libxtables12", purpose: "library of iptables" },
+    Package { name: "libmnl0", purpose: "library of iptables" },
+    Package { name: "libnftnl11", purpose: "library of iptables" },
+    Package { name: "libnetfilter-conntrack3", purpose: "library of conntrack" },
+    Package { name: "libnfnetlink0", purpose: "library of conntrack" },
+    Package { name: "conntrack", purpose: "kube-proxy clears entries with it" },
+];

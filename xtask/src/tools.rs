@@ -23,7 +23,7 @@ impl Consent {
     }
 
     /// Asks once; an error says how to agree beforehand.
-    fn ask(self) -> Result<()> {
+    pub(crate) fn ask(self) -> Result<()> {
         if self.given {
             return Ok(());
         }

@@ -1,0 +1,90 @@
+//! `cargo xtask cluster`: a real Kubernetes on this machine, in namespaces of its own.
+//!
+//! Why and how: docs/decisions/0006-test-cluster.md.
+
+mod cache;
+mod cgroups;
+mod debian;
+mod inside;
+mod kubernetes;
+mod life;
+mod machines;
+mod network;
+mod place;
+mod plan;
+mod root;
+mod secrets;
+mod supervise;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+use crate::tools::Consent;
+use place::Place;
+
+/// What to do with which cluster.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Which cluster; several can be up at a time.
+    #[arg(long, global = true, default_value = "culvert")]
+    name: String,
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Makes the cluster and prints its kubeconfig's path.
+    Up {
+        /// Less than all of it.
+        #[arg(long)]
+        only: Option<life::Only>,
+    },
+    /// Ends it and removes everything of it.
+    Down,
+    /// Says what is up.
+    Status,
+    /// Runs a program on a machine: control, node1 or node2.
+    Exec {
+        /// The machine.
+        machine: String,
+        /// Program and arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Stops, kills, starts a machine or one component of it.
+    Tell {
+        /// What to do.
+        action: supervise::Action,
+        /// The machine.
+        machine: String,
+        /// The component, as `status` names it; the whole machine when left out.
+        component: Option<String>,
+    },
+    /// The cluster's own processes.
+    #[command(hide = true)]
+    Inside {
+        #[command(subcommand)]
+        stage: inside::Stage,
+    },
+}
+
+pub(crate) fn run(arguments: &Arguments, consent: Consent) -> Result<()> {
+    let place = Place::new(&arguments.name)?;
+    match &arguments.task {
+        Task::Up { only } => life::up(&place, *only, consent),
+        Task::Down => life::down(&place),
+        Task::Status => life::status(&place),
+        Task::Exec { machine, command } => life::exec(&place, machine, command),
+        Task::Tell { action, machine, component } => tell(&place, *action, machine, component.as_deref()),
+        Task::Inside { stage } => inside::run(stage),
+    }
+}
+
+fn tell(place: &Place, action: supervise::Action, machine: &str, component: Option<&str>) -> Result<()> {
+    let (socket, name) = match component {
+        Some(component) => (place.socket(machine), component),
+        None => (place.socket(inside::SANDBOX), machine),
+    };
+    supervise::ask(&socket, action, name).map(drop)
+}

@@ -1,0 +1,178 @@
+//! `up`, `down`, `status`: from outside.
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::cluster::inside::{self, SANDBOX};
+use crate::cluster::machines::Parts;
+use crate::cluster::place::{CONTROL, Machine, NODES, Place};
+use crate::cluster::plan::Plan;
+use crate::cluster::secrets::Secrets;
+use crate::cluster::supervise::{self, Action};
+use crate::cluster::{cache, cgroups, debian, kubernetes};
+use crate::tools::Consent;
+use crate::{pins, shell};
+
+/// How much of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Only {
+    /// etcd and API server, without controllers, scheduler and nodes.
+    Api,
+}
+
+/// Lists what would be fetched and built, asks, and does it.
+fn parts(consent: Consent) -> Result<(PathBuf, PathBuf)> {
+    if !debian::ready()? || !kubernetes::built()? {
+        println!("To be fetched from Debian {} and kept in {}:", pins::DEBIAN_SUITE, cache::folder()?.display());
+        println!("  Kubernetes {} as source, and what builds it; built here, about 5 minutes", pins::KUBERNETES);
+        for package in pins::GO_PACKAGES.iter().chain(pins::NODE_PACKAGES) {
+            println!("  {:40} {}", package.name, package.purpose);
+        }
+        println!("Nothing is installed; package sources and packages of this machine stay as they are.");
+        consent.ask()?;
+    }
+    Ok((debian::node_programs()?, kubernetes::programs()?))
+}
+
+/// Makes the cluster and waits until it is ready.
+pub(crate) fn up(place: &Place, only: Option<Only>, consent: Consent) -> Result<()> {
+    crate::preflight::kernel_work()?;
+    let (debian, kubernetes) = parts(consent)?;
+    if running(place)? {
+        println!("the cluster {} is up already", place.name());
+        println!("export KUBECONFIG={}", place.kubeconfig().display());
+        return Ok(());
+    }
+    clean(place)?;
+    place.make()?;
+    let begun = Instant::now();
+    let secrets = Secrets::make(place)?;
+    let listener = TcpListener::bind("127.0.0.1:0").context("no free port on 127.0.0.1")?;
+    let server = format!("https://{}", listener.local_addr()?);
+    std::fs::write(place.kubeconfig(), secrets.kubeconfig("admin", &server)?)?;
+    let parts = Parts { place, secrets: &secrets, debian, kubernetes };
+    write_plans(&parts, only)?;
+    start_keeper(place, listener)?;
+    println!("export KUBECONFIG={}", place.kubeconfig().display());
+    println!("kubectl is {}", parts.kubernetes.join("kubectl").display());
+    api_ready(place, &parts.kubernetes.join("kubectl"))?;
+    println!("API server ready after {:.1} s", begun.elapsed().as_secs_f32());
+    Ok(())
+}
+
+fn write_plans(parts: &Parts<'_>, only: Option<Only>) -> Result<()> {
+    let whole = only.is_none();
+    let mut machines = vec![CONTROL];
+    parts.control(whole)?.write(&parts.place.plan(CONTROL.name))?;
+    if whole {
+        for node in NODES {
+            parts.node(node)?.write(&parts.place.plan(node.name))?;
+            machines.push(node);
+        }
+    }
+    let components = machines.into_iter().map(|machine| boot(parts.place, machine)).collect();
+    let plan = Plan { shared: Vec::new(), files: Default::default(), copies: Vec::new(), components };
+    plan.write(&parts.place.plan(SANDBOX))
+}
+
+fn boot(place: &Place, machine: Machine) -> crate::cluster::plan::Component {
+    let folder = place.folder().to_string_lossy().into_owned();
+    let arguments = ["cluster", "inside", "boot", &folder, machine.name];
+    supervise::own(machine.name, &place.program(), &arguments, place.logs().join(format!("{}.log", machine.name)))
+}
+
+fn start_keeper(place: &Place, listener: TcpListener) -> Result<()> {
+    std::fs::copy(std::env::current_exe()?, place.program())?;
+    let log = std::fs::File::create(place.logs().join("sandbox.log"))?;
+    let mut keeper = Command::new(place.program());
+    keeper.args(["cluster", "inside", "keeper"]).arg(place.folder());
+    keeper.stdin(Stdio::from(OwnedFd::from(listener))).stdout(log.try_clone()?).stderr(log);
+    // Not waited for: it stays when this process ends.
+    keeper.spawn().context("cannot start the cluster's keeper").map(drop)
+}
+
+fn api_ready(place: &Place, kubectl: &std::path::Path) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(90);
+    loop {
+        let mut ask = Command::new(kubectl);
+        ask.arg("--kubeconfig").arg(place.kubeconfig()).args(["get", "--raw=/readyz", "--request-timeout=2s"]);
+        match shell::output(&mut ask) {
+            Ok(answer) if answer == "ok" => return Ok(()),
+            _ if !running(place)? && Instant::now() > deadline - Duration::from_secs(85) => {
+                bail!("the cluster ended at once: see {}", place.logs().display())
+            }
+            Err(error) if Instant::now() > deadline => {
+                return Err(error).with_context(|| format!("not ready in time: see {}", place.logs().display()));
+            }
+            _ => std::thread::sleep(Duration::from_millis(200)),
+        }
+    }
+}
+
+/// Whether a keeper holds the lock.
+fn running(place: &Place) -> Result<bool> {
+    let lock = place.lock_file()?;
+    Ok(lock.try_lock().is_err())
+}
+
+/// Ends the cluster and removes what it left, also what a killed `up` left.
+pub(crate) fn down(place: &Place) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while running(place)? {
+        let pid = std::fs::read_to_string(place.folder().with_extension("lock"))?;
+        let signal =
+            if Instant::now() + Duration::from_secs(10) > deadline { Signal::SIGKILL } else { Signal::SIGTERM };
+        if let Ok(pid) = pid.trim().parse() {
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+        if Instant::now() > deadline {
+            bail!("the cluster's keeper, process {pid}, does not end");
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    clean(place)?;
+    println!("the cluster {} is gone: no process, mount, network namespace or cgroup of it is left", place.name());
+    Ok(())
+}
+
+fn clean(place: &Place) -> Result<()> {
+    cgroups::remove(&place.cgroup())?;
+    cache::remove(place.folder())
+}
+
+/// Prints how everything is.
+pub(crate) fn status(place: &Place) -> Result<()> {
+    if !running(place)? {
+        println!("the cluster {} is down", place.name());
+        for folder in cgroups::left_over(&place.cgroup())? {
+            println!("left over: {} (`cargo xtask cluster down` removes it)", folder.display());
+        }
+        return Ok(());
+    }
+    println!("export KUBECONFIG={}", place.kubeconfig().display());
+    for machine in supervise::ask(&place.socket(SANDBOX), Action::List, "")? {
+        println!("{:10} {}", machine.name, if machine.pid.is_some() { "up" } else { "down" });
+        let Ok(components) = supervise::ask(&place.socket(&machine.name), Action::List, "") else { continue };
+        for component in components {
+            let state = if component.pid.is_some() { "up" } else { "down" };
+            let ended = component.ended.map(|how| format!(", ended last {how}")).unwrap_or_default();
+            println!("  {:24} {state}, started {} times{ended}", component.name, component.starts);
+        }
+    }
+    Ok(())
+}
+
+/// Runs a program on a machine of the cluster.
+pub(crate) fn exec(place: &Place, machine: &str, command: &[String]) -> Result<()> {
+    let pid = inside::first_process(place, Machine::by_name(machine)?)?;
+    let mut enter = Command::new("nsenter");
+    enter.args(["--target", &pid.to_string(), "--mount", "--net", "--pid", "--uts", "--ipc", "--cgroup", "--"]);
+    shell::run(enter.args(command))
+}
