@@ -4,7 +4,9 @@
 
 mod cache;
 mod cgroups;
+mod contents;
 mod debian;
+mod image;
 mod inside;
 mod kubernetes;
 mod life;
@@ -12,6 +14,7 @@ mod machines;
 mod network;
 mod place;
 mod plan;
+mod ready;
 mod root;
 mod secrets;
 mod supervise;

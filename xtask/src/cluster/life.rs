@@ -10,13 +10,14 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cluster::inside::{self, SANDBOX};
+use crate::cluster::inside::SANDBOX;
 use crate::cluster::machines::Parts;
 use crate::cluster::place::{CONTROL, Machine, NODES, Place};
 use crate::cluster::plan::Plan;
+use crate::cluster::ready::{self, Kubectl};
 use crate::cluster::secrets::Secrets;
 use crate::cluster::supervise::{self, Action};
-use crate::cluster::{cache, cgroups, debian, kubernetes};
+use crate::cluster::{cache, cgroups, contents, debian, kubernetes};
 use crate::tools::Consent;
 use crate::{pins, shell};
 
@@ -45,7 +46,7 @@ fn parts(consent: Consent) -> Result<(PathBuf, PathBuf)> {
 pub(crate) fn up(place: &Place, only: Option<Only>, consent: Consent) -> Result<()> {
     crate::preflight::kernel_work()?;
     let (debian, kubernetes) = parts(consent)?;
-    if running(place)? {
+    if place.is_running()? {
         println!("the cluster {} is up already", place.name());
         println!("export KUBECONFIG={}", place.kubeconfig().display());
         return Ok(());
@@ -61,9 +62,16 @@ pub(crate) fn up(place: &Place, only: Option<Only>, consent: Consent) -> Result<
     write_plans(&parts, only)?;
     start_keeper(place, listener)?;
     println!("export KUBECONFIG={}", place.kubeconfig().display());
-    println!("kubectl is {}", parts.kubernetes.join("kubectl").display());
-    api_ready(place, &parts.kubernetes.join("kubectl"))?;
+    let kubectl = Kubectl { place, program: parts.kubernetes.join("kubectl") };
+    println!("kubectl is {}", kubectl.program.display());
+    kubectl.api_ready()?;
     println!("API server ready after {:.1} s", begun.elapsed().as_secs_f32());
+    if only.is_none() {
+        let images = contents::write(&place.images(), &parts.debian)?;
+        ready::import(place, &parts.debian, &images)?;
+        kubectl.nodes_ready()?;
+        println!("both nodes ready after {:.1} s", begun.elapsed().as_secs_f32());
+    }
     Ok(())
 }
 
@@ -98,34 +106,10 @@ fn start_keeper(place: &Place, listener: TcpListener) -> Result<()> {
     keeper.spawn().context("cannot start the cluster's keeper").map(drop)
 }
 
-fn api_ready(place: &Place, kubectl: &std::path::Path) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(90);
-    loop {
-        let mut ask = Command::new(kubectl);
-        ask.arg("--kubeconfig").arg(place.kubeconfig()).args(["get", "--raw=/readyz", "--request-timeout=2s"]);
-        match shell::output(&mut ask) {
-            Ok(answer) if answer == "ok" => return Ok(()),
-            _ if !running(place)? && Instant::now() > deadline - Duration::from_secs(85) => {
-                bail!("the cluster ended at once: see {}", place.logs().display())
-            }
-            Err(error) if Instant::now() > deadline => {
-                return Err(error).with_context(|| format!("not ready in time: see {}", place.logs().display()));
-            }
-            _ => std::thread::sleep(Duration::from_millis(200)),
-        }
-    }
-}
-
-/// Whether a keeper holds the lock.
-fn running(place: &Place) -> Result<bool> {
-    let lock = place.lock_file()?;
-    Ok(lock.try_lock().is_err())
-}
-
 /// Ends the cluster and removes what it left, also what a killed `up` left.
 pub(crate) fn down(place: &Place) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(30);
-    while running(place)? {
+    while place.is_running()? {
         let pid = std::fs::read_to_string(place.folder().with_extension("lock"))?;
         let signal =
             if Instant::now() + Duration::from_secs(10) > deadline { Signal::SIGKILL } else { Signal::SIGTERM };
@@ -149,7 +133,7 @@ fn clean(place: &Place) -> Result<()> {
 
 /// Prints how everything is.
 pub(crate) fn status(place: &Place) -> Result<()> {
-    if !running(place)? {
+    if !place.is_running()? {
         println!("the cluster {} is down", place.name());
         for folder in cgroups::left_over(&place.cgroup())? {
             println!("left over: {} (`cargo xtask cluster down` removes it)", folder.display());
@@ -171,8 +155,5 @@ pub(crate) fn status(place: &Place) -> Result<()> {
 
 /// Runs a program on a machine of the cluster.
 pub(crate) fn exec(place: &Place, machine: &str, command: &[String]) -> Result<()> {
-    let pid = inside::first_process(place, Machine::by_name(machine)?)?;
-    let mut enter = Command::new("nsenter");
-    enter.args(["--target", &pid.to_string(), "--mount", "--net", "--pid", "--uts", "--ipc", "--cgroup", "--"]);
-    shell::run(enter.args(command))
+    shell::run(ready::on(place, Machine::by_name(machine)?)?.args(command))
 }

@@ -145,4 +145,9 @@ impl Place {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         file.with_context(|| format!("cannot open {}", path.display()))
     }
+
+    /// Whether a keeper holds the lock.
+    pub(crate) fn is_running(&self) -> Result<bool> {
+        Ok(self.lock_file()?.try_lock().is_err())
+    }
 }
