@@ -6,21 +6,24 @@
 //! ```
 
 mod authority;
+mod given;
 mod profile;
 mod request;
 
 use std::{
-    sync::RwLock,
+    sync::{PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
 
 use culvert_identity::{SpiffeId, TrustDomain};
 
-use crate::state_dir::StateError;
+use crate::state_dir::{StateDir, StateError};
 
 use authority::Issuing;
 pub use authority::{ISSUING_LIFE, ROOT_LIFE};
+pub use given::{Given, new_issuing, new_root};
 pub use profile::MAX_LEAF_LIFE;
+use profile::Role;
 pub use request::{RequestError, SigningRequest};
 
 /// Life of a leaf when nobody asks for another.
@@ -29,12 +32,26 @@ pub const DEFAULT_LEAF_LIFE: Duration = Duration::from_secs(3600);
 /// The authority of one trust domain. Shared by all calls.
 #[derive(Debug)]
 pub struct Authority {
-    state: crate::state_dir::StateDir,
     trust_domain: TrustDomain,
-    root_pem: String,
-    root_der: Vec<u8>,
-    issuing_life: Duration,
-    issuing: RwLock<Issuing>,
+    keys: RwLock<Keys>,
+    /// Where the two keys are kept, and how long an issuing key lives; `None` where others look after them.
+    home: Option<(StateDir, Duration)>,
+}
+
+/// What is signed with, and what is verified with.
+#[derive(Debug)]
+struct Keys {
+    issuing: Issuing,
+    roots: Roots,
+}
+
+/// The roots of the trust domain; more than one while one follows another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Roots {
+    /// All of them.
+    pub pem: String,
+    /// Each by itself.
+    pub ders: Vec<Vec<u8>>,
 }
 
 /// A certificate that was signed.
@@ -76,6 +93,9 @@ pub enum CaError {
     /// The issuing key has ended.
     #[error("the issuing key has ended and could not be replaced")]
     IssuingEnded,
+    /// What was given to sign with would be refused by every peer.
+    #[error("what is signed with it would be refused by peers ({0})")]
+    NotTrusted(&'static str),
     /// The library refuses to sign.
     #[error("signing failed: {0}")]
     Signing(String),
@@ -90,6 +110,7 @@ impl CaError {
             Self::OtherTrustDomain { .. } => "ca_other_trust_domain",
             Self::RootKeyAway => "root_key_away",
             Self::IssuingEnded => "issuing_ended",
+            Self::NotTrusted(_) => "ca_not_trusted",
             Self::Signing(_) => "signing_failed",
         }
     }
@@ -101,19 +122,14 @@ impl Authority {
         &self.trust_domain
     }
 
-    /// The root certificate in PEM.
-    pub fn root_pem(&self) -> &str {
-        &self.root_pem
-    }
-
-    /// The root certificate in DER.
-    pub fn root_der(&self) -> &[u8] {
-        &self.root_der
+    /// The roots that peers are verified with.
+    pub fn roots(&self) -> Roots {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).roots.clone()
     }
 
     /// End of the issuing key.
     pub fn issuing_not_after(&self) -> SystemTime {
-        self.issuing.read().unwrap_or_else(std::sync::PoisonError::into_inner).not_after
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).issuing.not_after
     }
 
     /// Signs a leaf for `id` over the public key of `request`. `life` is cut to [`MAX_LEAF_LIFE`] and to what is left
@@ -125,17 +141,32 @@ impl Authority {
         life: Duration,
         now: SystemTime,
     ) -> Result<Issued, CaError> {
-        let issuing = self.issuing.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        issuing.sign(id, request, life, now)
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).issuing.sign(&Role::Leaf(id), request, life, now)
     }
 
-    /// Replaces the issuing key where it is time. `true`: it was replaced.
+    /// Signs a server's certificate for these DNS names: no SPIFFE ID, no use as a client.
+    pub fn sign_server(
+        &self,
+        names: &[String],
+        request: &SigningRequest,
+        life: Duration,
+        now: SystemTime,
+    ) -> Result<Issued, CaError> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).issuing.sign(&Role::Server(names), request, life, now)
+    }
+
+    /// Replaces the issuing key where it is time and where it is ours to replace. `true`: it was replaced.
     pub fn rotate_if_due(&self, now: SystemTime) -> Result<bool, CaError> {
-        let due = self.issuing.read().unwrap_or_else(std::sync::PoisonError::into_inner).due(now);
+        let Some((state, life)) = &self.home else {
+            return Ok(false);
+        };
+        let (due, roots) = {
+            let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+            (keys.issuing.due(now), keys.roots.clone())
+        };
         if due {
-            let fresh =
-                authority::new_issuing(&self.state, &self.trust_domain, &self.root_pem, self.issuing_life, now)?;
-            *self.issuing.write().unwrap_or_else(std::sync::PoisonError::into_inner) = fresh;
+            let fresh = authority::new_issuing(state, &self.trust_domain, &roots.pem, *life, now)?;
+            self.keys.write().unwrap_or_else(PoisonError::into_inner).issuing = fresh;
         }
         Ok(due)
     }

@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use culvert_identity::TrustDomain;
 use culvert_workload::{ActionDefault, MtlsDefault};
 use ipnet::IpNet;
@@ -41,7 +41,19 @@ impl Cli {
         if first.starts_with('-') && !["-h", "--help", "-V", "--version"].contains(&first) {
             arguments.insert(1, "serve".into());
         }
-        Self::try_parse_from(arguments)
+        let cli = Self::try_parse_from(arguments)?;
+        let (needed, given) = match &cli.command {
+            Command::Serve(run) => (run.source == SourceKind::Directory, run.mesh.manifests.is_some()),
+            Command::Check { mesh } => (true, mesh.manifests.is_some()),
+            Command::Token { .. } => (false, false),
+        };
+        match (needed, given) {
+            (true, false) => Err(Self::command().error(ErrorKind::MissingRequiredArgument, "--manifests is missing")),
+            (false, true) => {
+                Err(Self::command().error(ErrorKind::ArgumentConflict, "--manifests goes with --source directory only"))
+            }
+            _ => Ok(cli),
+        }
     }
 }
 
@@ -69,9 +81,9 @@ pub enum Command {
 /// What is served.
 #[derive(Debug, Clone, Args)]
 pub struct MeshArgs {
-    /// Directory of Kubernetes and Istio YAML.
+    /// Directory of Kubernetes and Istio YAML. Needed unless `--source kube`.
     #[arg(long, value_name = "DIR")]
-    pub manifests: PathBuf,
+    pub manifests: Option<PathBuf>,
     /// Trust domain; fixed by the first start. Default: the Mesh object's, else cluster.local.
     #[arg(long, value_name = "NAME", value_parser = parse_trust_domain)]
     pub trust_domain: Option<TrustDomain>,
@@ -92,6 +104,12 @@ pub struct Run {
     #[command(flatten)]
     /// What is served.
     pub mesh: MeshArgs,
+    /// Where manifests come from.
+    #[arg(long, value_enum, default_value_t = SourceKind::Directory)]
+    pub source: SourceKind,
+    #[command(flatten)]
+    /// The API server.
+    pub kube: KubeArgs,
     /// State folder (0700): keys, tokens, last good state, audit.log, root.pem.
     #[arg(long, value_name = "DIR")]
     pub state: PathBuf,
@@ -110,6 +128,35 @@ pub struct Run {
     /// Life of leaves and node certificates where an agent does not ask for another, in seconds (10 to 86400).
     #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = parse_leaf_life)]
     pub leaf_life: Duration,
+}
+
+/// `--source`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SourceKind {
+    /// A directory of YAML.
+    Directory,
+    /// The API server.
+    Kube,
+}
+
+/// The API server, and culvert's own place in it. Only with `--source kube`.
+#[derive(Debug, Clone, Args)]
+pub struct KubeArgs {
+    /// How to reach the API server. Default: as the service account of the pod that this runs in.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The namespace of culvert's own objects: Secrets, Lease, the agents and their service account.
+    #[arg(long, value_name = "NAME", env = "CULVERT_NAMESPACE", default_value = "culvert-system")]
+    pub namespace: String,
+    /// The agents' service account, in that namespace. Nobody else is served.
+    #[arg(long, value_name = "NAME", default_value = "culvert-agent")]
+    pub agent_service_account: String,
+    /// The audience that agents' tokens must be bound to.
+    #[arg(long, value_name = "NAME", default_value = "culvert-control")]
+    pub token_audience: String,
+    /// Take istio.io/dataplane-mode: ambient and none for culvert.dev/enroll: "true" and "false".
+    #[arg(long)]
+    pub istio_labels: bool,
 }
 
 /// `--log-format`.

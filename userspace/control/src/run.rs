@@ -14,7 +14,7 @@ use tokio::{
 use crate::{
     audit::Audit,
     ca::{Authority, ISSUING_LIFE},
-    cli::{MeshArgs, Run},
+    cli::{MeshArgs, Run, SourceKind},
     http::{self, View},
     index::{self, Change, Owner, Published, Reading, Sources},
     metrics::Metrics,
@@ -34,10 +34,11 @@ pub fn token(node: &str, state: &Path) -> anyhow::Result<String> {
 
 /// Reads a directory as the server would, and gives everything that is to be said about it.
 pub fn check(args: &MeshArgs) -> anyhow::Result<Vec<Complaint>> {
-    let files = read_files(&args.manifests)?;
+    let path = directory(args)?;
+    let files = read_files(path)?;
     let (catalog, mut complaints) = Catalog::read(&files, &Catalog::default());
     if catalog.is_empty() && complaints.iter().all(|complaint| complaint.severity != Severity::Error) {
-        bail!(DirectoryError::Empty(args.manifests.clone()));
+        bail!(DirectoryError::Empty(path.to_owned()));
     }
     let domain = trust_domain(args, None, &catalog)?;
     let Assembly { complaints: more, .. } = assemble(&catalog, &overrides(args, domain), &Default::default());
@@ -50,7 +51,10 @@ pub async fn serve(args: Run, stop: impl Future<Output = ()>) -> anyhow::Result<
     let now = SystemTime::now();
     let state = StateDir::open(&args.state)?;
     let kept = index::load(&state)?;
-    let mut source = Source::new(&args.mesh.manifests, kept.catalog.clone());
+    if args.source == SourceKind::Kube {
+        return crate::cluster::serve(args, state, kept, stop).await;
+    }
+    let mut source = Source::new(directory(&args.mesh)?, kept.catalog.clone());
     let reading = first_reading(&mut source, &kept.catalog)?;
     let catalog = match &reading {
         Reading::Catalog(catalog, _) => catalog,
@@ -58,10 +62,9 @@ pub async fn serve(args: Run, stop: impl Future<Output = ()>) -> anyhow::Result<
     };
     let domain = trust_domain(&args.mesh, Authority::trust_domain_of(&state)?, catalog)?;
     let authority = Arc::new(Authority::open(state.clone(), domain.clone(), ISSUING_LIFE, now)?);
-    let bundle =
-        TrustBundle { trust_domain: domain.clone(), authorities: vec![authority.root_der().to_vec()], sequence: 1 };
+    let bundle = TrustBundle { trust_domain: domain.clone(), authorities: authority.roots().ders, sequence: 1 };
     let sources = Sources { state: state.clone(), overrides: overrides(&args.mesh, domain), bundle };
-    let (owner, published) = Owner::new(sources, kept, reading);
+    let (owner, published) = Owner::new(sources, kept, reading)?;
     let (changes, queue) = mpsc::channel(64);
     tokio::spawn(owner.run(queue));
     tokio::spawn(source.run(changes.clone()));
@@ -113,6 +116,10 @@ async fn serve_http(args: &Run, view: Arc<View>) -> anyhow::Result<()> {
         tokio::spawn(http::serve_tcp(listener, view));
     }
     Ok(())
+}
+
+fn directory(args: &MeshArgs) -> anyhow::Result<&Path> {
+    args.manifests.as_deref().context("--manifests is missing")
 }
 
 /// What the directory says at the start. One that others may write to is refused whatever is kept; one that is empty

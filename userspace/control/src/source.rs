@@ -1,6 +1,7 @@
 //! The directory of manifests: read whole, watched, read again 200 ms after the last change.
 
 mod directory;
+pub mod kube;
 mod watch;
 
 use std::{

@@ -1,6 +1,7 @@
 //! All objects together: mesh settings, workloads with their services, policies, and what only shows when they are
 //! seen side by side.
 
+mod backends;
 mod checks;
 mod people;
 mod settings;
@@ -55,8 +56,10 @@ pub fn assemble(
 ) -> Assembly {
     let mut view = View { catalog, complaints: Vec::new() };
     let mesh = settings::mesh(&mut view, overrides);
-    let services = people::services(&mut view);
-    let workloads = people::workloads(&mut view, &mesh, &services, reported);
+    let mut services = people::services(&mut view);
+    let members = backends::members(&mut view, &mut services);
+    let mut workloads = people::workloads(&mut view, &mesh, &services, &members, reported);
+    backends::put_outsiders(&mut view, &mesh, &members, &mut workloads);
     let (authorization, authentication) = policies(catalog);
     let state = State {
         mesh,

@@ -2,6 +2,7 @@
 
 mod gather;
 mod header;
+mod live;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,6 +14,10 @@ use crate::{
     kinds::{self, Object},
     object::{ObjectKey, Origin},
 };
+
+pub use live::Live;
+
+pub(crate) use header::key_of;
 
 /// One file of the directory.
 #[derive(Debug, Clone)]
@@ -51,6 +56,8 @@ pub struct Held {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Catalog {
     held: BTreeMap<ObjectKey, Held>,
+    /// `None`: it comes from files.
+    live: Option<Live>,
 }
 
 /// The last good version of an object, as it is kept on disk.
@@ -102,7 +109,7 @@ impl Catalog {
             let origin = Origin { file: saved.file, line: saved.line };
             Some((key, Held { origin, object, standing: Standing::LastGood, value: Some(saved.value) }))
         };
-        Self { held: saved.into_iter().filter_map(restore).collect() }
+        Self { held: saved.into_iter().filter_map(restore).collect(), live: None }
     }
 }
 

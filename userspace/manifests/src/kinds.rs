@@ -1,6 +1,7 @@
 //! The kinds that are read, each strictly: one file per kind.
 
 mod account;
+mod endpoints;
 mod mesh;
 mod meta;
 mod node;
@@ -12,6 +13,7 @@ mod service;
 use culvert_policy::{AuthorizationPolicy, PeerAuthentication};
 use serde_json::Value;
 
+pub use endpoints::{Backend, BackendSet, EndpointsObject};
 pub use mesh::MeshObject;
 pub use meta::pod_uid;
 pub use node::{NamespaceObject, NodeObject};
@@ -35,6 +37,8 @@ pub enum Object {
     ServiceAccount,
     Pod(PodObject),
     Service(ServiceObject),
+    /// Of an Endpoints or an EndpointSlice.
+    Endpoints(EndpointsObject),
     PeerAuthentication(PeerAuthentication),
     AuthorizationPolicy(AuthorizationPolicy),
     /// Accepted; only a waypoint could enforce it.
@@ -70,6 +74,8 @@ pub(crate) fn read(key: &ObjectKey, value: &Value) -> Reading {
         ObjectKind::ServiceAccount => account::read(&fields),
         ObjectKind::Pod => Object::Pod(pod::read(key, &fields)),
         ObjectKind::Service => Object::Service(service::read(&fields)),
+        ObjectKind::Endpoints => Object::Endpoints(endpoints::read_endpoints(key, &fields)),
+        ObjectKind::EndpointSlice => Object::Endpoints(endpoints::read_slice(&fields)),
         ObjectKind::AuthorizationPolicy | ObjectKind::PeerAuthentication | ObjectKind::RequestAuthentication => {
             return policy::read(key, value);
         }

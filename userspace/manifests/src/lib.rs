@@ -13,7 +13,10 @@ mod kinds;
 mod object;
 
 pub use assemble::{Assembly, MeshOverrides, State, assemble};
-pub use catalog::{Catalog, File, Held, SavedObject, Standing};
+pub use catalog::{Catalog, File, Held, Live, SavedObject, Standing};
 pub use complaint::{Complaint, Severity};
-pub use kinds::{MeshObject, NamespaceObject, NodeObject, Object, PodObject, ServiceObject, pod_uid};
+pub use kinds::{
+    Backend, BackendSet, EndpointsObject, MeshObject, NamespaceObject, NodeObject, Object, PodObject, ServiceObject,
+    pod_uid,
+};
 pub use object::{ObjectKey, ObjectKind, Origin};

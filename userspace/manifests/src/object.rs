@@ -21,6 +21,8 @@ pub enum ObjectKind {
     ServiceAccount,
     Pod,
     Service,
+    Endpoints,
+    EndpointSlice,
     PeerAuthentication,
     AuthorizationPolicy,
     RequestAuthentication,
@@ -38,13 +40,16 @@ pub struct ObjectKey {
 }
 
 impl ObjectKind {
-    const ALL: [Self; 9] = [
+    /// All of them.
+    pub const ALL: [Self; 11] = [
         Self::Mesh,
         Self::Namespace,
         Self::Node,
         Self::ServiceAccount,
         Self::Pod,
         Self::Service,
+        Self::Endpoints,
+        Self::EndpointSlice,
         Self::PeerAuthentication,
         Self::AuthorizationPolicy,
         Self::RequestAuthentication,
@@ -59,6 +64,8 @@ impl ObjectKind {
             Self::ServiceAccount => "ServiceAccount",
             Self::Pod => "Pod",
             Self::Service => "Service",
+            Self::Endpoints => "Endpoints",
+            Self::EndpointSlice => "EndpointSlice",
             Self::PeerAuthentication => "PeerAuthentication",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::RequestAuthentication => "RequestAuthentication",
@@ -70,23 +77,34 @@ impl ObjectKind {
     }
 
     /// The `apiVersion`s that are read, the preferred one first.
-    pub(crate) fn api_versions(self) -> &'static [&'static str] {
+    pub fn api_versions(self) -> &'static [&'static str] {
         match self {
             Self::Mesh => &["culvert.dev/v1alpha1"],
-            Self::Namespace | Self::Node | Self::ServiceAccount | Self::Pod | Self::Service => &["v1"],
+            Self::Namespace | Self::Node | Self::ServiceAccount | Self::Pod | Self::Service | Self::Endpoints => {
+                &["v1"]
+            }
+            Self::EndpointSlice => &["discovery.k8s.io/v1", "discovery.k8s.io/v1beta1"],
             Self::PeerAuthentication | Self::AuthorizationPolicy | Self::RequestAuthentication => {
                 &["security.istio.io/v1", "security.istio.io/v1beta1"]
             }
         }
     }
 
-    pub(crate) fn namespaced(self) -> bool {
+    /// Does it live in a namespace.
+    pub fn namespaced(self) -> bool {
         !matches!(self, Self::Mesh | Self::Namespace | Self::Node)
     }
 
     /// Is its absence more open than its presence: what cannot be understood then has a closed stand-in.
     pub(crate) fn fails_closed(self) -> bool {
         matches!(self, Self::Mesh | Self::Namespace | Self::PeerAuthentication | Self::AuthorizationPolicy)
+    }
+}
+
+impl ObjectKey {
+    /// The key of an object of a kind and version that is read.
+    pub fn of(object: &serde_json::Value) -> Option<Self> {
+        crate::catalog::key_of(object)
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use culvert_identity::{
-    SpiffeId, TrustDomain,
+    TrustDomain,
     bundle::X509Bundle,
     x509::{self, Validity},
 };
@@ -16,7 +16,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::{
-    Authority, CaError, Issued, SigningRequest,
+    Authority, CaError, Issued, Keys, Roots, SigningRequest,
     profile::{MAX_LEAF_LIFE, Role, hex, params, seconds},
 };
 use crate::state_dir::StateDir;
@@ -34,9 +34,10 @@ const ISSUING_PEM: &str = "issuing.pem";
 /// The issuing key with its certificate.
 #[derive(Debug)]
 pub(super) struct Issuing {
-    key: KeyPair,
-    pem: String,
-    der: Vec<u8>,
+    pub(super) key: KeyPair,
+    /// Its certificate, then those between it and the root.
+    pub(super) chain: Vec<String>,
+    pub(super) der: Vec<u8>,
     not_before: SystemTime,
     pub(super) not_after: SystemTime,
 }
@@ -58,8 +59,8 @@ impl Authority {
         };
         let bundle = X509Bundle::parse_pem(trust_domain.clone(), &root_pem)
             .map_err(|error| CaError::Broken { file: ROOT_PEM, why: error.to_string() })?;
-        let root_der = bundle.authorities().first().cloned().unwrap_or_default();
-        check_trust_domain(&root_der, &trust_domain)?;
+        let ders = bundle.authorities().to_vec();
+        check_trust_domain(ders.first().map_or(&[], Vec::as_slice), &trust_domain)?;
         let fresh = || new_issuing(&state, &trust_domain, &root_pem, issuing_life, now);
         let issuing = match load_issuing(&state) {
             Ok(Some(issuing)) if !issuing.due(now) => issuing,
@@ -71,7 +72,8 @@ impl Authority {
             Ok(_) => fresh()?,
             Err(error) => return Err(error),
         };
-        Ok(Self { state, trust_domain, root_pem, root_der, issuing_life, issuing: RwLock::new(issuing) })
+        let keys = Keys { issuing, roots: Roots { pem: root_pem, ders } };
+        Ok(Self { trust_domain, keys: RwLock::new(keys), home: Some((state, issuing_life)) })
     }
 
     /// The trust domain that a state folder belongs to, where it has one already.
@@ -96,7 +98,7 @@ impl Issuing {
 
     pub(super) fn sign(
         &self,
-        id: &SpiffeId,
+        role: &Role<'_>,
         request: &SigningRequest,
         life: Duration,
         now: SystemTime,
@@ -105,11 +107,11 @@ impl Issuing {
         if not_after <= now {
             return Err(CaError::IssuingEnded);
         }
-        let (params, serial) = params(&Role::Leaf(id), now, not_after)?;
+        let (params, serial) = params(role, now, not_after)?;
         let issuer = issuer(&self.der, &self.key)?;
         let leaf = params.signed_by(&request.public_key, &issuer).map_err(signing)?;
         Ok(Issued {
-            chain: vec![leaf.pem(), self.pem.clone()],
+            chain: std::iter::once(leaf.pem()).chain(self.chain.iter().cloned()).collect(),
             serial: hex(&serial, usize::MAX),
             not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds(not_after)),
         })
@@ -117,13 +119,19 @@ impl Issuing {
 }
 
 fn new_root(state: &StateDir, domain: &TrustDomain, now: SystemTime) -> Result<String, CaError> {
+    let (key, pem) = make_root(domain, now)?;
+    // The key first: a root without its key could never sign anything.
+    state.write(ROOT_KEY, key.as_bytes())?;
+    state.write(ROOT_PEM, pem.as_bytes())?;
+    Ok(pem)
+}
+
+/// Makes a root: key and certificate in PEM.
+pub(super) fn make_root(domain: &TrustDomain, now: SystemTime) -> Result<(Zeroizing<String>, String), CaError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).map_err(signing)?;
     let (params, _) = params(&Role::Root(domain), now, now + ROOT_LIFE)?;
     let pem = params.self_signed(&key).map_err(signing)?.pem();
-    // The key first: a root without its key could never sign anything.
-    state.write(ROOT_KEY, Zeroizing::new(key.serialize_pem()).as_bytes())?;
-    state.write(ROOT_PEM, pem.as_bytes())?;
-    Ok(pem)
+    Ok((Zeroizing::new(key.serialize_pem()), pem))
 }
 
 /// Makes an issuing key, signs it with the root key and puts both into the folder.
@@ -139,7 +147,21 @@ pub(super) fn new_issuing(
         Err(CaError::State(error)) if error.is_missing() => return Err(CaError::RootKeyAway),
         Err(error) => return Err(error),
     };
-    let root_key = KeyPair::from_pem(&root_key).map_err(|error| broken(ROOT_KEY, &error))?;
+    let (key, pem) = make_issuing(domain, &root_key, root_pem, life, now)?;
+    state.write(ISSUING_KEY, Zeroizing::new(key.serialize_pem()).as_bytes())?;
+    state.write(ISSUING_PEM, pem.as_bytes())?;
+    issuing(key, &pem)
+}
+
+/// Makes an issuing key: the key and its certificate in PEM.
+pub(super) fn make_issuing(
+    domain: &TrustDomain,
+    root_key: &str,
+    root_pem: &str,
+    life: Duration,
+    now: SystemTime,
+) -> Result<(KeyPair, String), CaError> {
+    let root_key = KeyPair::from_pem(root_key).map_err(|error| broken(ROOT_KEY, &error))?;
     let root_der = first_certificate(root_pem, ROOT_PEM)?;
     if !belongs(&root_der, &root_key) {
         return Err(CaError::Broken { file: ROOT_KEY, why: "it is not the key of root.pem".to_owned() });
@@ -148,9 +170,7 @@ pub(super) fn new_issuing(
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(signing)?;
     let (params, _) = params(&Role::Issuing(domain), now, (now + life).min(root_end))?;
     let pem = params.signed_by(&key, &issuer(&root_der, &root_key)?).map_err(signing)?.pem();
-    state.write(ISSUING_KEY, Zeroizing::new(key.serialize_pem()).as_bytes())?;
-    state.write(ISSUING_PEM, pem.as_bytes())?;
-    issuing(key, pem)
+    Ok((key, pem))
 }
 
 /// `None`: there is none, or a crash between writing the two files has left halves that do not belong together.
@@ -168,17 +188,25 @@ fn load_issuing(state: &StateDir) -> Result<Option<Issuing>, CaError> {
         Err(error) => return missing(error),
     };
     let key = KeyPair::from_pem(&key).map_err(|error| broken(ISSUING_KEY, &error))?;
-    issuing(key, pem).map(|issuing| belongs(&issuing.der, &issuing.key).then_some(issuing))
+    issuing(key, &pem).map(|issuing| belongs(&issuing.der, &issuing.key).then_some(issuing))
 }
 
-fn issuing(key: KeyPair, pem: String) -> Result<Issuing, CaError> {
-    let der = first_certificate(&pem, ISSUING_PEM)?;
+/// `chain`: its certificate first.
+pub(super) fn issuing(key: KeyPair, chain: &str) -> Result<Issuing, CaError> {
+    let der = first_certificate(chain, ISSUING_PEM)?;
     let Validity { not_before, not_after } = x509::validity(&der).map_err(|error| broken(ISSUING_PEM, &error))?;
-    Ok(Issuing { key, pem, der, not_before, not_after })
+    let ders = x509::certificates_of_pem(chain.as_bytes()).map_err(|error| broken(ISSUING_PEM, &error))?;
+    let chain = ders.into_iter().map(pem_of).collect();
+    Ok(Issuing { key, chain, der, not_before, not_after })
+}
+
+/// One certificate in PEM.
+pub(super) fn pem_of(der: Vec<u8>) -> String {
+    pem::encode(&pem::Pem::new("CERTIFICATE", der))
 }
 
 /// Is the certificate for this key.
-fn belongs(der: &[u8], key: &KeyPair) -> bool {
+pub(super) fn belongs(der: &[u8], key: &KeyPair) -> bool {
     let certificate = X509Certificate::from_der(der).ok();
     certificate.is_some_and(|(_, certificate)| certificate.public_key().raw == key.subject_public_key_info())
 }
@@ -201,7 +229,7 @@ fn check_trust_domain(root: &[u8], wanted: &TrustDomain) -> Result<(), CaError> 
 }
 
 /// The trust domain in a CA certificate's own URI SAN.
-fn own_trust_domain(der: &[u8]) -> Option<String> {
+pub(super) fn own_trust_domain(der: &[u8]) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let names = certificate.subject_alternative_name().ok()??;
     names.value.general_names.iter().find_map(|name| match name {
@@ -215,10 +243,10 @@ fn read_text(state: &StateDir, name: &'static str) -> Result<String, CaError> {
     String::from_utf8(bytes).map_err(|_| CaError::Broken { file: name, why: "not text".to_owned() })
 }
 
-fn broken(file: &'static str, error: &dyn std::fmt::Display) -> CaError {
+pub(super) fn broken(file: &'static str, error: &dyn std::fmt::Display) -> CaError {
     CaError::Broken { file, why: error.to_string() }
 }
 
-fn signing(error: rcgen::Error) -> CaError {
+pub(super) fn signing(error: rcgen::Error) -> CaError {
     CaError::Signing(error.to_string())
 }

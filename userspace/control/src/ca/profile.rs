@@ -20,6 +20,8 @@ pub(super) enum Role<'a> {
     Root(&'a TrustDomain),
     Issuing(&'a TrustDomain),
     Leaf(&'a SpiffeId),
+    /// DNS names of a server that is no member of the mesh.
+    Server(&'a [String]),
 }
 
 /// The parameters of a certificate, with its serial number.
@@ -52,6 +54,12 @@ pub(super) fn params(
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
             params.subject_alt_names = vec![uri(id.as_str())?];
         }
+        Role::Server(names) => {
+            params.is_ca = IsCa::ExplicitNoCa;
+            params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+            params.subject_alt_names = names.iter().map(|name| dns(name)).collect::<Result<_, _>>()?;
+        }
     }
     Ok((params, serial))
 }
@@ -70,6 +78,10 @@ pub(super) fn hex(serial: &SerialNumber, bytes: usize) -> String {
 
 fn uri(text: &str) -> Result<SanType, CaError> {
     text.try_into().map(SanType::URI).map_err(|error: rcgen::Error| CaError::Signing(error.to_string()))
+}
+
+fn dns(text: &str) -> Result<SanType, CaError> {
+    text.try_into().map(SanType::DnsName).map_err(|error: rcgen::Error| CaError::Signing(error.to_string()))
 }
 
 /// Whole seconds since the epoch: certificates know no smaller unit.

@@ -45,7 +45,7 @@ fn ders(chain: &[String]) -> Vec<CertificateDer<'static>> {
 
 fn verify(authority: &Authority, chain: &[String], now: SystemTime) -> Result<SpiffeId, &'static str> {
     let bundles = TrustBundles::new();
-    bundles.set(X509Bundle::parse_pem(domain(), authority.root_pem()).unwrap()).unwrap();
+    bundles.set(X509Bundle::parse_pem(domain(), authority.roots().pem).unwrap()).unwrap();
     for role in [Role::Client, Role::Server] {
         verify_chain(&ders(chain), &bundles.snapshot(), role, now).map_err(|refusal| refusal.reason())?;
     }
@@ -191,7 +191,7 @@ fn the_root_key_may_be_away_until_it_is_needed() {
 fn a_restart_keeps_root_and_issuing_key_and_another_trust_domain_is_refused() {
     let (_root, state, authority, now) = authority();
     let again = open(&state, now).unwrap();
-    assert_eq!(again.root_pem(), authority.root_pem());
+    assert_eq!(again.roots().pem, authority.roots().pem);
     assert_eq!(again.issuing_not_after(), authority.issuing_not_after());
     assert_eq!(Authority::trust_domain_of(&state).unwrap(), Some(domain()));
     let other = TrustDomain::parse("other.local").unwrap();
@@ -227,7 +227,7 @@ fn issuing_and_root_certificates_are_cas_of_the_right_length() {
     let (_root, _, authority, now) = authority();
     let issued = authority.sign(&id(), &csr(|_| {}), HOUR, now).unwrap();
     let chain = ders(&issued.chain);
-    for (der, length) in [(authority.root_der(), 1), (chain[1].as_ref(), 0)] {
+    for (der, length) in [(authority.roots().ders[0].as_slice(), 1), (chain[1].as_ref(), 0)] {
         let (_, certificate) = X509Certificate::from_der(der).unwrap();
         let basic = certificate.basic_constraints().unwrap().unwrap();
         assert!(basic.critical && basic.value.ca);

@@ -104,7 +104,7 @@ impl IstioCertificateService for Certificates {
                 self.0.metrics.issued.get_or_create(&Action { action: "issue" }).inc();
                 self.0.audit.write(&granted(event, &issued));
                 let mut cert_chain = issued.chain;
-                cert_chain.push(self.0.authority.root_pem().to_owned());
+                cert_chain.push(self.0.authority.roots().pem);
                 Ok(Response::new(IstioCertificateResponse { cert_chain }))
             }
             Err(error) => Err(self.0.refuse(event, error.code(), error.reason(), &error.to_string())),

@@ -17,7 +17,7 @@ use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use zeroize::Zeroizing;
 
 use crate::{
-    ca::{Authority, CaError, RequestError, SigningRequest},
+    ca::{Authority, CaError, RequestError, Roots, SigningRequest},
     metrics::Metrics,
 };
 
@@ -28,6 +28,8 @@ const LOOK: Duration = Duration::from_secs(5);
 pub struct OwnIdentity {
     authority: Arc<Authority>,
     writer: CredentialsWriter,
+    bundles: TrustBundles,
+    roots: Roots,
     life: Duration,
     began: Instant,
     renewal: Renewal,
@@ -60,13 +62,14 @@ impl OwnIdentity {
     /// Makes the first certificate.
     pub fn new(authority: Arc<Authority>, life: Duration) -> Result<Self, OwnError> {
         let bundles = TrustBundles::new();
-        bundles.set(X509Bundle::parse_pem(authority.trust_domain().clone(), authority.root_pem())?)?;
+        let roots = authority.roots();
+        bundles.set(X509Bundle::parse_pem(authority.trust_domain().clone(), &roots.pem)?)?;
         let id = SpiffeId::of_control(authority.trust_domain());
-        let (writer, _) = LocalIdentity::new(id, &Trust::new(bundles));
+        let (writer, _) = LocalIdentity::new(id, &Trust::new(bundles.clone()));
         let began = Instant::now();
         let now = SystemTime::now();
         let renewal = Renewal::plan(now, now, now, Duration::ZERO, 0.0);
-        let mut own = Self { authority, writer, life, began, renewal };
+        let mut own = Self { authority, writer, bundles, roots, life, began, renewal };
         own.renew(now)?;
         Ok(own)
     }
@@ -85,6 +88,9 @@ impl OwnIdentity {
                 Ok(false) => {}
                 Err(error) => tracing::error!(reason = error.reason(), %error, "the issuing key could not be replaced"),
             }
+            if let Err(error) = self.follow_roots() {
+                tracing::error!(%error, "the roots of the trust domain cannot be used to verify callers");
+            }
             metrics.issuing_expiry.set(since_epoch(self.authority.issuing_not_after()));
             if self.renewal.due(now, self.began.elapsed())
                 && let Err(error) = self.renew(now)
@@ -93,6 +99,16 @@ impl OwnIdentity {
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Callers are verified with the roots of now.
+    fn follow_roots(&mut self) -> Result<(), OwnError> {
+        let roots = self.authority.roots();
+        if roots != self.roots {
+            self.bundles.set(X509Bundle::parse_pem(self.authority.trust_domain().clone(), &roots.pem)?)?;
+            self.roots = roots;
+        }
+        Ok(())
     }
 
     fn renew(&mut self, now: SystemTime) -> Result<(), OwnError> {

@@ -38,12 +38,19 @@ fn check_pods(view: &mut View<'_>, state: &State) {
             view.complain(Severity::Warning, at, "metadata.namespace", "unknown_namespace", text, remedy);
         }
         let account = &pod.service_account;
-        if account != "default" && view.catalog.live().is_none() && view.get(ObjectKind::ServiceAccount, &key.namespace, account).is_none() {
+        if account != "default"
+            && view.catalog.live().is_none()
+            && view.get(ObjectKind::ServiceAccount, &key.namespace, account).is_none()
+        {
             let text = format!("service account {account:?} is not written down");
             let remedy = "add the ServiceAccount or mend the name";
             view.complain(Severity::Warning, at, "spec.serviceAccountName", "unknown_service_account", text, remedy);
         }
-        if !pod.node.is_empty() && !nodes.is_empty() && view.catalog.live().is_none() && !nodes.contains(pod.node.as_str()) {
+        if !pod.node.is_empty()
+            && !nodes.is_empty()
+            && view.catalog.live().is_none()
+            && !nodes.contains(pod.node.as_str())
+        {
             let text = format!("node {:?} is not written down", pod.node);
             let remedy = "add the Node or mend the name";
             view.complain(Severity::Warning, at, "spec.nodeName", "unknown_node", text, remedy);

@@ -7,7 +7,7 @@ use std::{
 
 use culvert_workload::{Mesh, Phase, Protocol, Service, ServiceName, Workload, WorkloadUid};
 
-use super::View;
+use super::{View, backends::Members};
 use crate::{
     catalog::Held,
     complaint::Severity,
@@ -55,6 +55,7 @@ pub(super) fn workloads(
     view: &mut View<'_>,
     mesh: &Mesh,
     services: &Selecting,
+    members: &Members,
     reported: &BTreeMap<WorkloadUid, Vec<IpAddr>>,
 ) -> BTreeMap<WorkloadUid, Workload> {
     let mut workloads: BTreeMap<WorkloadUid, Workload> = BTreeMap::new();
@@ -69,8 +70,14 @@ pub(super) fn workloads(
             view.complain(Severity::Error, Some((key, held)), "metadata.uid", "uid_conflict", text, remedy);
             continue;
         }
+        if view.catalog.live().is_some() && view.get(ObjectKind::Namespace, "", &key.namespace).is_none() {
+            // Its namespace may ask for enrolment: until that is known, nobody may take it for a plain pod.
+            continue;
+        }
         let protocol = protocol(view, key, held, pod);
-        workloads.insert(pod.uid.clone(), workload(key, pod, protocol, mesh, services, reported));
+        let mut workload = workload(key, pod, protocol, mesh, services, reported);
+        workload.services.extend(members.of(&workload));
+        workloads.insert(pod.uid.clone(), workload);
     }
     workloads
 }
@@ -111,8 +118,9 @@ fn selected_by(services: &Selecting, namespace: &str, labels: &BTreeMap<String, 
     let selects = |selector: &BTreeMap<String, String>| {
         !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
     };
-    let here = services.iter().filter(|(name, (selector, _))| *name.namespace == *namespace && selects(selector));
-    here.map(|(name, _)| name.clone()).collect()
+    let here = services.range(ServiceName::new(namespace, "")..);
+    let here = here.take_while(|(name, _)| *name.namespace == *namespace);
+    here.filter(|(_, (selector, _))| selects(selector)).map(|(name, _)| name.clone()).collect()
 }
 
 /// Enrolled or not: what the pod says goes before what its namespace says; host-network pods and pods with a proxy of
@@ -122,16 +130,20 @@ fn protocol(view: &mut View<'_>, key: &ObjectKey, held: &Held, pod: &PodObject) 
         Some(Object::Namespace(namespace)) => namespace.enroll,
         _ => Enroll::default(),
     };
-    if !pod.enroll.wanted.or(namespace.wanted).unwrap_or(false) || pod.phase == Phase::Ended {
+    let live = view.catalog.live();
+    let istio = live.is_some_and(|live| live.istio_labels);
+    if !pod.enroll.wish(istio).or(namespace.wish(istio)).unwrap_or(false) || pod.phase == Phase::Ended {
         return Protocol::Plain;
     }
-    let claimed = pod.enroll.claimed_by_istio || namespace.claimed_by_istio;
+    let claimed = !istio && (pod.enroll.claimed_by_istio() || namespace.claimed_by_istio());
     let (severity, reason, text, remedy) = if pod.host_network {
-        if pod.enroll.wanted.is_none() {
-            return Protocol::Plain;
-        }
+        let severity = match (pod.enroll.wish(istio), live) {
+            (None, None) => return Protocol::Plain,
+            (None, Some(_)) => Severity::Info,
+            (Some(_), _) => Severity::Warning,
+        };
         let text = "a pod of the host's network is never enrolled: it has no network namespace of its own";
-        (Severity::Warning, "host_network", text, "take hostNetwork or culvert.dev/enroll away")
+        (severity, "host_network", text, "take hostNetwork or culvert.dev/enroll away")
     } else if pod.sidecar {
         let text = "a pod with an Istio proxy of its own is not enrolled";
         (Severity::Warning, "sidecar", text, "take the proxy away, or culvert.dev/enroll")

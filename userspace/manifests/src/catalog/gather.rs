@@ -32,7 +32,7 @@ pub(super) fn gather(files: &[File], previous: &Catalog) -> (Catalog, Vec<Compla
     pass.stand_in_for_what_nobody_can_read();
     pass.list_ignored_kinds();
     pass.complaints.sort();
-    (Catalog { held: pass.held }, pass.complaints)
+    (Catalog { held: pass.held, live: None }, pass.complaints)
 }
 
 struct Pass<'p> {
@@ -253,7 +253,7 @@ impl<'p> Pass<'p> {
     }
 }
 
-fn closed_text(kind: ObjectKind) -> &'static str {
+pub(super) fn closed_text(kind: ObjectKind) -> &'static str {
     match kind {
         ObjectKind::Mesh => "until it is mended defaultMode is STRICT and defaultAction is DENY",
         ObjectKind::Namespace => "until it is mended its pods count as enrolled",
@@ -261,7 +261,7 @@ fn closed_text(kind: ObjectKind) -> &'static str {
     }
 }
 
-fn complaint(origin: &Origin, key: &ObjectKey, note: Note) -> Complaint {
+pub(super) fn complaint(origin: &Origin, key: &ObjectKey, note: Note) -> Complaint {
     Complaint {
         origin: origin.clone(),
         object: Some(key.clone()),

@@ -50,7 +50,7 @@ pub(super) fn header(value: &Value) -> Header {
 }
 
 /// The key of an object that is ours.
-pub(super) fn key_of(value: &Value) -> Option<ObjectKey> {
+pub(crate) fn key_of(value: &Value) -> Option<ObjectKey> {
     match header(value) {
         Header::Ours { key, .. } => Some(key),
         _ => None,

@@ -194,7 +194,7 @@ fn each_mistake_in_a_service_has_its_field_and_its_word() {
     };
     assert_eq!(bare("selector: {app: web}"), "info no_vip spec.clusterIP");
     assert_eq!(bare("clusterIP: None, selector: {app: web}"), "");
-    assert_eq!(bare("clusterIP: None"), "warning no_selector spec.selector");
+    assert_eq!(bare("clusterIP: None"), "info no_selector spec.selector");
 }
 
 #[test]

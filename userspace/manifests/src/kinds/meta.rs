@@ -13,7 +13,7 @@ use crate::{
 
 /// The label or annotation that brings a namespace or pod under culvert.
 const ENROLL: &str = "culvert.dev/enroll";
-/// Istio's counterpart, which culvert does not follow but does not fight either.
+/// Istio's counterpart, which culvert follows only when told to, and does not fight either.
 const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 
 /// What an object says about enrolment.
@@ -21,8 +21,20 @@ const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 pub(crate) struct Enroll {
     /// `culvert.dev/enroll`; `None` where it says nothing.
     pub(crate) wanted: Option<bool>,
+    /// `istio.io/dataplane-mode`: ambient, none, or nothing that concerns anybody here.
+    pub(crate) istio: Option<bool>,
+}
+
+impl Enroll {
+    /// What is wanted, where Istio's label means the same as culvert's.
+    pub(crate) fn wish(self, istio_labels: bool) -> Option<bool> {
+        self.wanted.or(self.istio.filter(|_| istio_labels))
+    }
+
     /// Istio's data plane claims it.
-    pub(crate) claimed_by_istio: bool,
+    pub(crate) fn claimed_by_istio(self) -> bool {
+        self.istio == Some(true)
+    }
 }
 
 /// The UID of a pod whose manifest has none: UUIDv5 of `namespace/name` under UUIDv5(DNS, `culvert.dev`).
@@ -93,8 +105,12 @@ pub(super) fn labels_and_enroll(metadata: &Fields<'_>) -> (BTreeMap<String, Stri
         let text = format!("{ENROLL} is {annotation} here and {label} as a label; the label holds");
         notes.warn("enroll_conflict", "metadata.annotations", text, "keep one of them");
     }
-    let ambient = |map: &BTreeMap<String, String>| map.get(DATAPLANE_MODE).is_some_and(|mode| mode == "ambient");
-    (labels.clone(), Enroll { wanted: label.or(annotation), claimed_by_istio: ambient(&labels) })
+    let istio = match labels.get(DATAPLANE_MODE).map(String::as_str) {
+        Some("ambient") => Some(true),
+        Some("none") => Some(false),
+        _ => None,
+    };
+    (labels, Enroll { wanted: label.or(annotation), istio })
 }
 
 fn wish(notes: &Notes, path: &str, map: &BTreeMap<String, String>) -> Option<bool> {

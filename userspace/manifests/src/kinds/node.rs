@@ -16,7 +16,7 @@ pub struct NamespaceObject {
 impl NamespaceObject {
     /// What holds while nobody can tell what the object says: its pods are never spoken to in plaintext.
     pub(super) fn closed() -> Self {
-        Self { enroll: Enroll { wanted: Some(true), claimed_by_istio: false } }
+        Self { enroll: Enroll { wanted: Some(true), istio: None } }
     }
 }
 

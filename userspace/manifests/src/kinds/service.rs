@@ -21,6 +21,8 @@ pub struct ServiceObject {
     pub selector: BTreeMap<String, String>,
     /// `spec.publishNotReadyAddresses`.
     pub publish_not_ready: bool,
+    /// `spec.type` is ExternalName: a matter of DNS.
+    pub external_name: bool,
 }
 
 const SPEC: &[&str] = &[
@@ -53,14 +55,15 @@ pub(super) fn read(object: &Fields<'_>) -> ServiceObject {
     unsupported(&spec);
     let selector = spec.text_map("selector");
     if selector.is_empty() && spec.text("type") != Some("ExternalName") {
-        let text = "without a selector the service has no endpoints: Endpoints and EndpointSlices are not read";
-        spec.notes().warn("no_selector", spec.at("selector"), text, "give it the labels of its pods");
+        let text = "without a selector its endpoints are those of its EndpointSlices, and none where there are none";
+        spec.notes().add(Severity::Info, "no_selector", spec.at("selector"), text, "give it the labels of its pods");
     }
     ServiceObject {
         vips: vips(&spec),
         ports: ports(&spec),
         selector,
         publish_not_ready: spec.flag("publishNotReadyAddresses").unwrap_or(false),
+        external_name: spec.text("type") == Some("ExternalName"),
     }
 }
 
