@@ -7,6 +7,7 @@
 
 pub mod enrolment;
 pub mod keeping;
+pub mod known;
 mod line;
 mod pass;
 #[cfg(test)]

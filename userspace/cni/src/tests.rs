@@ -1,0 +1,4 @@
+mod commands;
+mod labels;
+mod server;
+mod texts;

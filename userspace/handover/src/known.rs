@@ -1,0 +1,64 @@
+//! What the agent knew last of its node's pods: written by the agent, read by the CNI plugin when the API server does not
+//! answer. `RUN_DIR/known.json`.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::Path,
+};
+
+use rustix::process::geteuid;
+use serde::{Deserialize, Serialize};
+
+/// The list.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// Pods of this node by UID: enrolled or not.
+    #[serde(default)]
+    pub pods: BTreeMap<String, bool>,
+    /// Namespaces: whether their pods are enrolled when they say nothing themselves.
+    #[serde(default)]
+    pub namespaces: BTreeMap<String, bool>,
+}
+
+impl Known {
+    /// Reads the list, if it is this user's alone.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        private(path)?;
+        serde_json::from_slice(&fs::read(path)?).map_err(io::Error::other)
+    }
+
+    /// Writes the list, at once or not at all.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        write_private(path, &serde_json::to_vec(self).map_err(io::Error::other)?)
+    }
+}
+
+/// Puts a file of mode 0600 in place, at once or not at all, through a temporary one beside it.
+pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".new");
+    let fresh = path.with_file_name(name);
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // Made anew: nobody has it open, and its mode is ours from the beginning.
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(fresh, path)
+}
+
+/// A file that decides over pods, or opens the API server, is not one that others can write or read.
+pub fn private(path: &Path) -> io::Result<()> {
+    let metadata = fs::metadata(path)?;
+    if metadata.is_file() && metadata.uid() == geteuid().as_raw() && metadata.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    let text = format!("{} must be a file of this user with mode 0600", path.display());
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+}
