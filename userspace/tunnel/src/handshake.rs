@@ -1,6 +1,7 @@
 //! The TLS handshake of a tunnel: who the peer has proven to be, or why there is no tunnel.
 
 use std::{
+    convert::Infallible,
     error::Error,
     io,
     sync::Arc,
@@ -9,18 +10,19 @@ use std::{
 
 use culvert_identity::SpiffeId;
 use culvert_mtls::{Expected, Refusal, failure_reason, peer_of, refusal_of, server_name};
-use rustls::CommonState;
+use rustls::{CommonState, client::UnbufferedClientConnection, server::UnbufferedServerConnection};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     task::spawn_local,
     time::timeout,
 };
-use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use crate::{
     error::Blame,
     key::{Generation, Local, Peer, Route},
+    link::Shaken,
+    tls::{Failure, Next, Tls},
 };
 
 /// Why a TLS handshake gave no tunnel.
@@ -74,36 +76,85 @@ impl HandshakeError {
 const FAREWELL: Duration = Duration::from_secs(1);
 const FAREWELL_BYTES: usize = 64 * 1024;
 
-pub(crate) type ClientTls = client::TlsStream<TcpStream>;
-pub(crate) type ServerTls = server::TlsStream<TcpStream>;
+/// What a peer may send before its handshake is done, in bytes: a chain of certificates, generously.
+const LARGEST_FLIGHT: usize = 128 * 1024;
 
 /// Shakes hands as the dialling side. The peer must be the one that the route names, whatever the verifier in its
 /// configuration let pass.
-pub(crate) async fn dial(tcp: TcpStream, route: &Route) -> Result<(ClientTls, Peer), HandshakeError> {
-    let connector = TlsConnector::from(Arc::clone(&route.tls));
-    let tls = connector.connect(server_name(), tcp).await.map_err(|e| HandshakeError::of(&e))?;
-    let (socket, connection) = tls.get_ref();
-    let peer = proven(socket, connection, route.generation, route.until)?;
+pub(crate) async fn dial(tcp: TcpStream, route: &Route) -> Result<(Shaken, Peer), HandshakeError> {
+    let client = UnbufferedClientConnection::new(Arc::clone(&route.tls), server_name());
+    let tls = Tls::Client(client.map_err(|e| HandshakeError::of(&e))?);
+    let shaken = shake(tcp, tls).await.map_err(|(error, _)| HandshakeError::of(&error))?;
+    let peer = proven(&shaken.tcp, &shaken.tls, route.generation, route.until)?;
     if peer.identity != route.key.destination {
         let expected = Expected::one(route.key.destination.clone());
         return Err(Refusal::UnexpectedIdentity { got: peer.identity, expected }.into());
     }
-    Ok((tls, peer))
+    Ok((shaken, peer))
 }
 
 /// Shakes hands as the serving side.
-pub(crate) async fn accept(tcp: TcpStream, local: &Local) -> Result<(ServerTls, Peer), HandshakeError> {
-    let acceptor = TlsAcceptor::from(Arc::clone(&local.tls));
-    let tls = match acceptor.accept(tcp).into_fallible().await {
-        Ok(tls) => tls,
+pub(crate) async fn accept(tcp: TcpStream, local: &Local) -> Result<(Shaken, Peer), HandshakeError> {
+    let server = UnbufferedServerConnection::new(Arc::clone(&local.tls));
+    let tls = Tls::Server(server.map_err(|e| HandshakeError::of(&e))?);
+    let shaken = match shake(tcp, tls).await {
+        Ok(shaken) => shaken,
         Err((error, tcp)) => {
             spawn_local(timeout(FAREWELL, say_why(tcp)));
             return Err(HandshakeError::of(&error));
         }
     };
-    let (socket, connection) = tls.get_ref();
-    let peer = proven(socket, connection, local.generation, local.until)?;
-    Ok((tls, peer))
+    let peer = proven(&shaken.tcp, &shaken.tls, local.generation, local.until)?;
+    Ok((shaken, peer))
+}
+
+/// Makes the handshake. An error gives the socket back, after the peer was told why.
+async fn shake(mut tcp: TcpStream, mut tls: Tls) -> Result<Shaken, (io::Error, TcpStream)> {
+    let (mut rest, mut early, mut own) = (Vec::new(), Vec::new(), Vec::new());
+    loop {
+        let (used, next) = tls.step(&mut rest, &mut own, |payload| {
+            early.extend_from_slice(payload);
+            Ok::<(), Infallible>(())
+        });
+        rest.drain(..used);
+        let step = match next {
+            Ok(Next::Again) => continue,
+            Ok(Next::Ready) if !tls.is_handshaking() => return Ok(Shaken { tcp, tls, rest, early, own }),
+            Ok(Next::Send) => send(&mut tcp, &mut own, tls.is_handshaking()).await,
+            Ok(Next::Ready | Next::Receive) => receive(&mut tcp, &mut rest).await,
+            Ok(Next::Closed) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(Failure::Tls(error)) => {
+                tls.last_words(&mut rest, &mut own);
+                // The reason that counts is the one that we have, not whether the peer could be told.
+                let _ = tcp.write_all(&own).await;
+                Err(io::Error::new(io::ErrorKind::InvalidData, error))
+            }
+            Err(Failure::Payload(never)) => match never {},
+        };
+        if let Err(error) = step {
+            return Err((error, tcp));
+        }
+    }
+}
+
+/// Sends our part. The last one waits for what follows it, so that both share a segment.
+async fn send(tcp: &mut TcpStream, own: &mut Vec<u8>, more: bool) -> io::Result<()> {
+    if more {
+        tcp.write_all(own).await?;
+        own.clear();
+    }
+    Ok(())
+}
+
+async fn receive(tcp: &mut TcpStream, rest: &mut Vec<u8>) -> io::Result<()> {
+    if rest.len() > LARGEST_FLIGHT {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    rest.reserve(4096);
+    match tcp.read_buf(rest).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Lets the alert arrive. The client believes that the handshake is done and has sent more; a socket closed with

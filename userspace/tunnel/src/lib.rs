@@ -11,9 +11,11 @@
 pub mod connect;
 mod error;
 mod handshake;
+mod http2;
 mod key;
 mod life;
 mod limits;
+mod link;
 mod meter;
 mod pool;
 mod proofs;
@@ -21,14 +23,14 @@ mod revoke;
 mod serve;
 mod splice;
 mod stream;
+mod tls;
 mod tunnel;
-mod wire;
 
 pub use connect::{Authority, Baggage, ConnectRequest, Forwarded, Host, Traceparent};
 pub use error::{Blame, OpenError, ServeError, StreamError};
 pub use handshake::HandshakeError;
 pub use key::{Generation, Local, Peer, Route, TunnelKey};
-pub use limits::Limits;
+pub use limits::{Held, Limits};
 pub use meter::Meter;
 pub use pool::{DialWatch, Pool, PoolCount};
 pub use proofs::Proofs;

@@ -10,12 +10,7 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::{
-    error::StreamError,
-    limits::Limits,
-    tunnel::Tunnel,
-    wire::{Asked, Conversation},
-};
+use crate::{error::StreamError, http2::session::Asked, limits::Limits, link::Link, tunnel::Tunnel};
 
 /// How long the streams of an ended tunnel have to tell the peer.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -25,7 +20,7 @@ const FINEST: Duration = Duration::from_millis(5);
 /// Drives one tunnel. Whoever has this has the connection; dropping it closes the connection.
 pub(crate) struct Life {
     tunnel: Rc<Tunnel>,
-    conversation: Box<dyn Conversation>,
+    link: Link,
     limits: Limits,
     timer: Pin<Box<Sleep>>,
     next_ping: Instant,
@@ -33,23 +28,23 @@ pub(crate) struct Life {
     /// How long an unused tunnel is kept.
     idle: Duration,
     wound_down: bool,
-    squeezed: bool,
     ended_at: Option<Instant>,
 }
 
 impl Life {
-    pub(crate) fn new(tunnel: Rc<Tunnel>, conversation: Box<dyn Conversation>, limits: Limits, idle: Duration) -> Self {
+    pub(crate) fn new(tunnel: Rc<Tunnel>, link: Link, limits: Limits, idle: Duration) -> Self {
         let now = Instant::now();
+        // The first one tells how long the way is.
+        tunnel.session.borrow_mut().ping();
         Self {
             tunnel,
-            conversation,
+            link,
             timer: Box::pin(sleep_until(now)),
             next_ping: now + limits.ping_interval,
-            pinged: None,
+            pinged: Some(now),
             limits,
             idle,
             wound_down: false,
-            squeezed: false,
             ended_at: None,
         }
     }
@@ -61,9 +56,6 @@ impl Life {
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Asked, StreamError>>> {
         self.tunnel.drive_by(cx.waker());
-        if self.pinged.is_some() && self.conversation.poll_pong(cx).is_ready() {
-            self.pinged = None;
-        }
         self.obey();
         while self.timer.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
@@ -74,36 +66,30 @@ impl Life {
             self.timer.as_mut().reset(next);
             self.obey();
         }
-        self.conversation.poll_drive(cx)
+        let driven = self.link.poll_drive(cx);
+        self.look_for_pong();
+        driven
+    }
+
+    fn look_for_pong(&mut self) {
+        let mut session = self.tunnel.session.borrow_mut();
+        if session.take_pong()
+            && let Some(sent) = self.pinged.take()
+        {
+            session.set_round_trip(sent.elapsed());
+        }
     }
 
     /// Does what pool, server or streams have asked for.
     fn obey(&mut self) {
         if self.tunnel.is_retired() && !self.wound_down {
             self.wound_down = true;
-            self.conversation.wind_down();
+            self.tunnel.session.borrow_mut().wind_down();
         }
         if self.tunnel.ended().is_some() && self.ended_at.is_none() {
             let now = Instant::now();
             self.ended_at = Some(now);
             self.timer.as_mut().reset(now);
-        }
-        if let Some(held) = self.tunnel.window_correction() {
-            self.conversation.set_window(self.limits.connection_window as usize + held);
-            self.squeeze(held);
-        }
-    }
-
-    /// Makes the windows of the streams small while the tunnel holds too much for slow readers.
-    fn squeeze(&mut self, held: usize) {
-        let window = match self.squeezed {
-            false if held >= self.limits.squeeze => self.limits.small_window,
-            true if held <= self.limits.squeeze / 2 => self.limits.stream_window,
-            _ => return,
-        };
-        // Refused while an earlier word is not acknowledged; then the next correction brings us here again.
-        if self.conversation.set_stream_window(window) {
-            self.squeezed = !self.squeezed;
         }
     }
 
@@ -126,9 +112,10 @@ impl Life {
             self.tunnel.retire();
         }
         // The peer may have said GOAWAY since anybody asked.
-        if let Some(Err(_)) = self.tunnel.with_opener(|opener| opener.limit()) {
+        if self.tunnel.session.borrow().limit().is_err() {
             self.tunnel.retire();
         }
+        self.link.tidy();
         self.keep_alive(now)
     }
 
@@ -139,7 +126,7 @@ impl Life {
                 Err(StreamError::KeepaliveTimeout)
             }
             None if now >= self.next_ping => {
-                self.conversation.ping();
+                self.tunnel.session.borrow_mut().ping();
                 self.pinged = Some(now);
                 self.next_ping = now + self.limits.ping_interval;
                 Ok(())

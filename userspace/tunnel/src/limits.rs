@@ -1,28 +1,31 @@
 //! The numbers of the conversation: windows, streams, patience.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 const KIB: u32 = 1024;
 const MIB: u32 = 1024 * KIB;
 
-/// What a tunnel may use and how long it waits. The defaults are what Istio's ztunnel puts on the wire, so that
-/// either side of a tunnel may be one.
+/// What a tunnel may use and how long it waits. Apart from the stream window, the defaults are what Istio's ztunnel puts
+/// on the wire, so that either side of a tunnel may be one.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Bytes that a peer may send on one stream before the application has taken them
-    /// (`SETTINGS_INITIAL_WINDOW_SIZE`). This is the most memory that a stalled reader can cost.
+    /// (`SETTINGS_INITIAL_WINDOW_SIZE`). This is the most memory that a reader that never reads can cost.
     pub stream_window: u32,
+    /// What the window of a stream may grow to when the way to the peer is long and its reader keeps up, in bytes.
+    pub largest_window: u32,
     /// Bytes that a peer may have in flight on a tunnel, besides those held for slow readers.
     pub connection_window: u32,
-    /// Bytes held for slow readers of one tunnel from which on its streams get [`Limits::small_window`] only. At four
-    /// times as many, streams that hold more than that end as `memory_pressure`: the peer ignores the smaller window.
-    pub squeeze: usize,
-    /// The stream window of a tunnel that holds too much, in bytes.
-    pub small_window: u32,
+    /// What is held for slow readers, over all tunnels of the agent. Clones of the limits share it.
+    pub held: Arc<Held>,
     /// Largest frame accepted (`SETTINGS_MAX_FRAME_SIZE`), in bytes.
     pub max_frame: u32,
-    /// Bytes of one stream that may wait in the tunnel to be sent.
-    pub send_buffer: usize,
     /// Header list accepted by the serving side, in bytes.
     pub server_header_list: u32,
     /// Header list accepted by the dialling side, in bytes.
@@ -51,12 +54,11 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            stream_window: 4 * MIB,
+            stream_window: 256 * KIB,
+            largest_window: 4 * MIB,
             connection_window: 16 * MIB,
-            squeeze: 32 * MIB as usize,
-            small_window: 256 * KIB,
+            held: Arc::default(),
             max_frame: MIB,
-            send_buffer: 256 * KIB as usize,
             server_header_list: 64 * KIB,
             client_header_list: 16 * KIB,
             max_peer_streams: 200,
@@ -69,5 +71,52 @@ impl Default for Limits {
             served_idle_timeout: Duration::from_secs(600),
             max_connection_age: None,
         }
+    }
+}
+
+/// Bytes that were received and that applications have not taken, over all tunnels and threads.
+#[derive(Debug)]
+pub struct Held {
+    bytes: AtomicUsize,
+    most: usize,
+}
+
+/// What an agent holds for slow readers at most, apart from what each stream may hold in any case, in bytes.
+const MOST_HELD: usize = 128 << 20;
+
+impl Default for Held {
+    fn default() -> Self {
+        Self::up_to(MOST_HELD)
+    }
+}
+
+impl Held {
+    /// A budget of so many bytes. Beyond half of it no window grows; beyond all of it, streams that hold more than
+    /// 64 KiB end as `memory_pressure`.
+    pub fn up_to(most: usize) -> Self {
+        Self { bytes: AtomicUsize::new(0), most }
+    }
+
+    /// What is held, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn sub(&self, bytes: usize) {
+        if bytes > 0 {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn is_much(&self) -> bool {
+        self.bytes() > self.most / 2
+    }
+
+    pub(crate) fn is_too_much(&self) -> bool {
+        self.bytes() > self.most
     }
 }

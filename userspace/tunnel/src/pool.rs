@@ -20,12 +20,12 @@ use tokio::{net::TcpStream, time::timeout};
 use crate::{
     connect::ConnectRequest,
     error::{OpenError, StreamError},
+    http2::code,
     key::{Generation, Peer, Route, TunnelKey},
     limits::Limits,
     proofs::Proofs,
-    stream::TunnelStream,
+    stream::{TunnelStream, Unanswered},
     tunnel::Seated,
-    wire::{Answer, code},
 };
 use group::{Group, Seat, Turn};
 
@@ -134,35 +134,29 @@ impl Pool {
     /// Sends the CONNECT and waits for its answer.
     async fn ask(&self, seated: Seated, request: &ConnectRequest) -> Result<TunnelStream, OpenError> {
         let tunnel = Rc::clone(&seated.tunnel);
-        let opening = match tunnel.with_opener(|opener| opener.open(request)) {
-            Some(Ok(opening)) => opening,
-            Some(Err(error)) => {
+        if tunnel.is_retired() {
+            return Err(OpenError::GoAway);
+        }
+        let opened = tunnel.session.borrow_mut().open(request);
+        let mut stream = match opened {
+            Ok(id) => TunnelStream::new(seated, id),
+            Err(error) => {
                 tunnel.retire();
                 return Err(unopened(error));
             }
-            None => return Err(OpenError::GoAway),
         };
-        let ended = std::future::poll_fn(|cx| seated.poll_ended(cx));
-        let answer = tokio::select! {
-            biased;
-            why = ended => return Err(OpenError::TunnelLost(why)),
-            answer = timeout(self.inner.limits.answer_timeout, opening) => answer,
-        };
-        match answer {
+        let answered = timeout(self.inner.limits.answer_timeout, stream.answered()).await;
+        match answered {
             Err(_) => Err(OpenError::AnswerTimeout),
-            Ok(Err(error)) => {
+            Ok(Err(Unanswered::Ended(why))) => Err(OpenError::TunnelLost(why)),
+            Ok(Err(Unanswered::Broken(error))) => {
                 if !matches!(error, StreamError::Reset(_)) {
                     tunnel.retire();
                 }
                 Err(unanswered(error))
             }
-            Ok(Ok(Answer { status: 200, baggage, stream })) => {
-                Ok(TunnelStream::new(seated, stream, baggage, &self.inner.limits))
-            }
-            Ok(Ok(Answer { status, mut stream, .. })) => {
-                stream.reset(code::CANCEL);
-                Err(OpenError::Refused(status))
-            }
+            Ok(Ok(200)) => Ok(stream),
+            Ok(Ok(status)) => Err(OpenError::Refused(status)),
         }
     }
 

@@ -19,12 +19,14 @@ use crate::{
     connect::AuthorityError,
     error::{ServeError, StreamError},
     handshake::{self, HandshakeError},
+    http2::session::{Asked, Role, Session},
     key::{Local, Peer},
     life::Life,
     limits::Limits,
+    link::{Link, Shaken},
     proofs::{ProofKey, Proofs},
+    stream::TunnelStream,
     tunnel::Tunnel,
-    wire::{self, Asked, Conversation},
 };
 pub use offer::{Offer, Refusal};
 
@@ -105,24 +107,25 @@ impl Server {
     pub async fn serve<I: Inbound>(&self, tcp: TcpStream, local: &Local, inbound: Rc<I>) -> Result<(), ServeError> {
         let began = Instant::now();
         let patience = self.inner.limits.connect_timeout;
-        let (peer, conversation) = timeout(patience, self.begin(tcp, local))
+        let (peer, shaken) = timeout(patience, self.begin(tcp, local))
             .await
             .unwrap_or(Err(ServeError::Handshake(HandshakeError::Timeout)))?;
         inbound.proven(&peer, began.elapsed());
         let proof = self.inner.proofs.proven(&proof_key(local, &peer), peer.until);
-        let tunnel = Tunnel::new(peer, proof, None);
+        let session = Rc::new(RefCell::new(Session::new(Role::Serving, &self.inner.limits)));
+        let link = Link::new(shaken, &session).map_err(ServeError::Tunnel)?;
+        let tunnel = Tunnel::new(peer, proof, session);
         let _entered = self.enter(local, &tunnel);
         let limits = &self.inner.limits;
-        let life = Life::new(Rc::clone(&tunnel), conversation, limits.clone(), limits.served_idle_timeout);
+        let life = Life::new(Rc::clone(&tunnel), link, limits.clone(), limits.served_idle_timeout);
         self.serve_requests(life, tunnel, inbound).await
     }
 
-    async fn begin(&self, tcp: TcpStream, local: &Local) -> Result<(Peer, Box<dyn Conversation>), ServeError> {
+    async fn begin(&self, tcp: TcpStream, local: &Local) -> Result<(Peer, Shaken), ServeError> {
         // A socket that takes no options is about to fail anyway.
         let _ = tcp.set_nodelay(true);
-        let (tls, peer) = handshake::accept(tcp, local).await.map_err(ServeError::Handshake)?;
-        let conversation = wire::h2::serve(tls, &self.inner.limits).await.map_err(ServeError::Tunnel)?;
-        Ok((peer, conversation))
+        let (shaken, peer) = handshake::accept(tcp, local).await.map_err(ServeError::Handshake)?;
+        Ok((peer, shaken))
     }
 
     fn enter(&self, local: &Local, tunnel: &Rc<Tunnel>) -> Entered {
@@ -142,8 +145,8 @@ impl Server {
     ) -> Result<(), ServeError> {
         while let Some(step) = life.next().await {
             match step.map_err(ServeError::Tunnel)? {
-                Asked::Connect(request, responder) => {
-                    let offer = Offer::new(*request, tunnel.seat(), responder, self.inner.limits.clone());
+                Asked::Connect(id, request) => {
+                    let offer = Offer::new(*request, TunnelStream::new(tunnel.seat(), id));
                     spawn_local(Rc::clone(&inbound).offered(offer));
                 }
                 Asked::Malformed(why) => inbound.malformed(&tunnel.peer, why),

@@ -1,48 +1,42 @@
 //! One connection inside a tunnel.
 
 use std::{
+    cell::RefMut,
     fmt,
-    task::{Context, Poll},
+    future::poll_fn,
+    rc::Rc,
+    task::{Context, Poll, Waker},
 };
-
-use bytes::Bytes;
 
 use crate::{
     connect::Baggage,
     error::StreamError,
+    http2::{code, session::Session},
     key::Peer,
-    limits::Limits,
     tunnel::Seated,
-    wire::{WireStream, code},
 };
 
-/// An open stream: the CONNECT was answered with 200. Made by [`crate::Pool::open`] or [`crate::Offer::accept`], used
-/// up by [`crate::splice()`]. Dropping it unfinished resets the stream.
+/// A stream of a tunnel. Made by [`crate::Pool::open`] or [`crate::Offer::accept`], used up by [`crate::splice()`].
+/// Dropping it unfinished resets the stream.
 pub struct TunnelStream {
     seated: Seated,
-    wire: Box<dyn WireStream>,
+    id: u32,
     answer: Baggage,
-    /// Received and not delivered, in bytes.
-    held: usize,
-    /// What this stream may hold even when its tunnel holds more than `hard_limit`, in bytes.
-    allowance: usize,
-    hard_limit: usize,
-    recv_done: bool,
-    send_done: bool,
+    answered: bool,
+}
+
+/// Why a request of ours has no answer.
+pub(crate) enum Unanswered {
+    /// This agent has ended the tunnel.
+    Ended(StreamError),
+    /// The stream was reset, or the tunnel is broken.
+    Broken(StreamError),
 }
 
 impl TunnelStream {
-    pub(crate) fn new(seated: Seated, wire: Box<dyn WireStream>, answer: Baggage, limits: &Limits) -> Self {
-        Self {
-            seated,
-            wire,
-            answer,
-            held: 0,
-            allowance: limits.small_window as usize,
-            hard_limit: limits.squeeze * 4,
-            recv_done: false,
-            send_done: false,
-        }
+    /// A stream that waits for its answer, ours or the peer's.
+    pub(crate) fn new(seated: Seated, id: u32) -> Self {
+        Self { seated, id, answer: Baggage::default(), answered: false }
     }
 
     /// Who is at the other end of the tunnel.
@@ -50,9 +44,59 @@ impl TunnelStream {
         &self.seated.tunnel.peer
     }
 
+    pub(crate) fn shared_peer(&self) -> Rc<Peer> {
+        Rc::clone(&self.seated.tunnel.peer)
+    }
+
     /// What the peer's answer said about the destination workload (a dialled stream; otherwise empty). Hearsay.
     pub fn answer(&self) -> &Baggage {
         &self.answer
+    }
+
+    /// Its number in the tunnel.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The state of the tunnel's connection. Not to be held over anything that runs other tasks.
+    pub(crate) fn session(&self) -> RefMut<'_, Session> {
+        self.seated.tunnel.session.borrow_mut()
+    }
+
+    /// Waits for the answer to our request; gives its status.
+    pub(crate) async fn answered(&mut self) -> Result<u16, Unanswered> {
+        let (status, baggage) = poll_fn(|cx| {
+            if let Poll::Ready(why) = self.seated.poll_ended(cx) {
+                return Poll::Ready(Err(Unanswered::Ended(why)));
+            }
+            self.session().poll_answer(self.id, cx).map_err(Unanswered::Broken)
+        })
+        .await?;
+        (self.answer, self.answered) = (baggage, status == 200);
+        Ok(status)
+    }
+
+    /// Answers 200.
+    pub(crate) fn accept(&mut self, about: &Baggage) -> Result<(), StreamError> {
+        if let Poll::Ready(why) = self.seated.poll_ended(&mut Context::from_waker(Waker::noop())) {
+            return Err(why);
+        }
+        self.session().accept(self.id, about)?;
+        self.answered = true;
+        Ok(())
+    }
+
+    /// Answers with a failure.
+    pub(crate) fn refuse(self, status: u16) {
+        self.session().refuse(self.id, status);
+    }
+
+    /// Ready when there is nobody to answer.
+    pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
+        match self.seated.poll_ended(cx) {
+            Poll::Ready(why) => Poll::Ready(why),
+            Poll::Pending => self.session().poll_gone(self.id, cx),
+        }
     }
 
     /// Ready when this agent has ended the stream.
@@ -60,71 +104,22 @@ impl TunnelStream {
         self.seated.poll_ended(cx)
     }
 
-    /// Ready when the peer has reset the stream, or the tunnel has failed.
-    pub(crate) fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
-        self.wire.poll_reset(cx)
-    }
-
-    /// The next bytes, which count as held until they are [`TunnelStream::delivered`].
-    pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamError>>> {
-        if self.recv_done {
-            return Poll::Ready(None);
-        }
-        let got = self.wire.poll_recv(cx);
-        match &got {
-            Poll::Ready(Some(Ok(data))) => {
-                self.held += data.len();
-                self.seated.tunnel.hold(data.len());
-                self.recv_done = self.wire.is_recv_done();
-                if self.held > self.allowance && self.seated.tunnel.held() > self.hard_limit {
-                    return Poll::Ready(Some(Err(StreamError::Ended("memory_pressure"))));
-                }
-            }
-            Poll::Ready(None) => self.recv_done = true,
-            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
-        }
-        got
-    }
-
-    /// Whether END_STREAM has come and all before it was received.
-    pub(crate) fn is_recv_done(&self) -> bool {
-        self.recv_done
-    }
-
-    /// The application has taken these bytes.
-    pub(crate) fn delivered(&mut self, bytes: usize) {
-        self.held -= bytes;
-        self.seated.tunnel.let_go(bytes);
-        self.wire.release(bytes);
-    }
-
-    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, StreamError>> {
-        self.wire.poll_room(cx, want)
-    }
-
-    pub(crate) fn send(&mut self, data: Bytes, last: bool) -> Result<(), StreamError> {
-        self.send_done |= last;
-        self.wire.send(data, last)
-    }
-
     /// Resets the stream: towards the peer this is what a TCP RST is.
     pub(crate) fn abort(&mut self) {
-        if !(self.recv_done && self.send_done) {
-            (self.recv_done, self.send_done) = (true, true);
-            self.wire.reset(code::CONNECT_ERROR);
-        }
+        let code = if self.answered { code::CONNECT_ERROR } else { code::CANCEL };
+        self.session().reset(self.id, code);
     }
 }
 
 impl Drop for TunnelStream {
     fn drop(&mut self) {
         self.abort();
-        self.seated.tunnel.let_go(self.held);
+        self.session().release(self.id);
     }
 }
 
 impl fmt::Debug for TunnelStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TunnelStream").field("seated", &self.seated).field("held", &self.held).finish_non_exhaustive()
+        f.debug_struct("TunnelStream").field("seated", &self.seated).field("id", &self.id).finish_non_exhaustive()
     }
 }

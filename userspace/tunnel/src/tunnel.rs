@@ -12,25 +12,19 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{error::StreamError, key::Peer, proofs::Proof, wire::Opener};
-
-/// What streams hold may drift this far from what the connection's window allows for before it is corrected.
-const WINDOW_SLACK: usize = 1 << 20;
+use crate::{error::StreamError, http2::session::Session, key::Peer, proofs::Proof};
 
 /// The shared state of a tunnel. Its driver is [`crate::life::Life`].
 pub(crate) struct Tunnel {
     pub(crate) peer: Rc<Peer>,
     pub(crate) opened: Instant,
+    pub(crate) session: Rc<RefCell<Session>>,
     proof: Arc<Proof>,
-    /// Dialled tunnels only, and only while they take streams.
-    opener: RefCell<Option<Box<dyn Opener>>>,
     seats: RefCell<BTreeMap<u64, Rc<Seat>>>,
     next_seat: Cell<u64>,
     retired: Cell<bool>,
     ended: Cell<Option<StreamError>>,
     idle_since: Cell<Option<Instant>>,
-    held: Cell<usize>,
-    allowed: Cell<usize>,
     driver: RefCell<Option<Waker>>,
 }
 
@@ -49,20 +43,18 @@ pub(crate) struct Seated {
 }
 
 impl Tunnel {
-    pub(crate) fn new(peer: Peer, proof: Arc<Proof>, opener: Option<Box<dyn Opener>>) -> Rc<Self> {
+    pub(crate) fn new(peer: Peer, proof: Arc<Proof>, session: Rc<RefCell<Session>>) -> Rc<Self> {
         let now = Instant::now();
         Rc::new(Self {
             peer: Rc::new(peer),
             opened: now,
+            session,
             proof,
-            opener: RefCell::new(opener),
             seats: RefCell::default(),
             next_seat: Cell::new(0),
             retired: Cell::new(false),
             ended: Cell::new(None),
             idle_since: Cell::new(Some(now)),
-            held: Cell::new(0),
-            allowed: Cell::new(0),
             driver: RefCell::new(None),
         })
     }
@@ -79,7 +71,10 @@ impl Tunnel {
 
     /// Takes one of at most `most` places, if the tunnel and the peer have one.
     pub(crate) fn try_seat(self: &Rc<Self>, most: usize) -> Option<Seated> {
-        let limit = self.opener.borrow_mut().as_mut()?.limit();
+        if self.is_retired() {
+            return None;
+        }
+        let limit = self.session.borrow().limit();
         match limit {
             Ok(limit) => (self.streams() < limit.min(most)).then(|| self.seat()),
             Err(_) => {
@@ -87,11 +82,6 @@ impl Tunnel {
                 None
             }
         }
-    }
-
-    /// The opener, while the tunnel takes streams.
-    pub(crate) fn with_opener<R>(&self, act: impl FnOnce(&mut dyn Opener) -> R) -> Option<R> {
-        self.opener.borrow_mut().as_mut().map(|opener| act(&mut **opener))
     }
 
     pub(crate) fn streams(&self) -> usize {
@@ -114,7 +104,6 @@ impl Tunnel {
     /// Takes the tunnel out of use: no new stream, and it closes with its last one.
     pub(crate) fn retire(&self) {
         if !self.retired.replace(true) {
-            drop(self.opener.borrow_mut().take());
             self.wake_driver();
         }
     }
@@ -146,38 +135,6 @@ impl Tunnel {
     /// When the oldest stream was opened.
     pub(crate) fn oldest(&self) -> Option<Instant> {
         self.seats.borrow().values().map(|seat| seat.since).min()
-    }
-
-    /// Counts bytes that streams have taken from the wire and not delivered yet.
-    pub(crate) fn hold(&self, bytes: usize) {
-        self.held.set(self.held.get() + bytes);
-        self.check_window();
-    }
-
-    /// What all streams hold, in bytes.
-    pub(crate) fn held(&self) -> usize {
-        self.held.get()
-    }
-
-    /// Counts bytes that were delivered.
-    pub(crate) fn let_go(&self, bytes: usize) {
-        self.held.set(self.held.get().saturating_sub(bytes));
-        self.check_window();
-    }
-
-    fn check_window(&self) {
-        if self.held.get().abs_diff(self.allowed.get()) >= WINDOW_SLACK {
-            self.wake_driver();
-        }
-    }
-
-    /// What the connection's window has to allow for, besides its size, if that has to be corrected.
-    pub(crate) fn window_correction(&self) -> Option<usize> {
-        let held = self.held.get();
-        (held.abs_diff(self.allowed.get()) >= WINDOW_SLACK).then(|| {
-            self.allowed.set(held);
-            held
-        })
     }
 
     /// The driver's task is to be woken from now on.

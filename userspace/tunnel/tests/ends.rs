@@ -202,7 +202,7 @@ fn the_serving_side_finds_out_a_silent_peer_too() {
         let tcp = TcpStream::connect(world.node.address).await.unwrap();
         let _silent = tls.connect(culvert_mtls::server_name(), tcp).await.unwrap();
         until("the tunnel is over", || world.node.ends.borrow().len() == 1).await;
-        assert_eq!(world.node.ends.borrow()[0].as_ref().unwrap_err().reason(), "handshake_timeout");
+        assert_eq!(world.node.ends.borrow()[0].as_ref().unwrap_err().reason(), "keepalive_timeout");
     });
 }
 

@@ -1,6 +1,6 @@
 //! Making a tunnel, and the task that drives it.
 
-use std::{future::Future, io, rc::Rc};
+use std::{cell::RefCell, future::Future, io, rc::Rc};
 
 use tokio::{
     net::TcpStream,
@@ -12,11 +12,12 @@ use super::Inner;
 use crate::{
     error::OpenError,
     handshake::{self, HandshakeError},
+    http2::session::{Role, Session},
     key::{Peer, Route},
     life::Life,
+    link::Link,
     proofs::ProofKey,
     tunnel::Tunnel,
-    wire,
 };
 
 impl Inner {
@@ -57,17 +58,15 @@ impl Inner {
             Err(_) => return Err(OpenError::ConnectTimeout),
         };
         tcp.set_nodelay(true).map_err(|e| OpenError::ConnectFailed(e.kind()))?;
-        let (tls, peer) = match timeout_at(deadline, handshake::dial(tcp, route)).await {
+        let (shaken, peer) = match timeout_at(deadline, handshake::dial(tcp, route)).await {
             Ok(done) => done.map_err(OpenError::Handshake)?,
             Err(_) => return Err(OpenError::Handshake(HandshakeError::Timeout)),
         };
-        let (conversation, opener) = match timeout_at(deadline, wire::h2::dial(tls, &self.limits)).await {
-            Ok(begun) => begun.map_err(OpenError::TunnelLost)?,
-            Err(_) => return Err(OpenError::Handshake(HandshakeError::Timeout)),
-        };
+        let session = Rc::new(RefCell::new(Session::new(Role::Dialling, &self.limits)));
+        let link = Link::new(shaken, &session).map_err(OpenError::TunnelLost)?;
         let proof = self.proofs.proven(&proof_key(route, &peer), peer.until);
-        let tunnel = Tunnel::new(peer, proof, Some(opener));
-        let life = Life::new(Rc::clone(&tunnel), conversation, self.limits.clone(), self.limits.idle_timeout);
+        let tunnel = Tunnel::new(peer, proof, session);
+        let life = Life::new(Rc::clone(&tunnel), link, self.limits.clone(), self.limits.idle_timeout);
         Ok((tunnel, life))
     }
 }

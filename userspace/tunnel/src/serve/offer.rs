@@ -12,10 +12,7 @@ use crate::{
     connect::{Baggage, ConnectRequest},
     error::StreamError,
     key::Peer,
-    limits::Limits,
     stream::TunnelStream,
-    tunnel::Seated,
-    wire::Responder,
 };
 
 /// How the agent refuses an offer.
@@ -43,15 +40,14 @@ impl Refusal {
 /// A CONNECT that waits for its answer. Dropped unanswered, it is refused with 503.
 pub struct Offer {
     request: ConnectRequest,
-    waiting: Option<(Seated, Box<dyn Responder>)>,
+    waiting: Option<TunnelStream>,
     peer: std::rc::Rc<Peer>,
-    limits: Limits,
 }
 
 impl Offer {
-    pub(super) fn new(request: ConnectRequest, seated: Seated, responder: Box<dyn Responder>, limits: Limits) -> Self {
-        let peer = std::rc::Rc::clone(&seated.tunnel.peer);
-        Self { request, waiting: Some((seated, responder)), peer, limits }
+    pub(super) fn new(request: ConnectRequest, stream: TunnelStream) -> Self {
+        let peer = stream.shared_peer();
+        Self { request, waiting: Some(stream), peer }
     }
 
     /// What is asked.
@@ -72,10 +68,7 @@ impl Offer {
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
         match &mut self.waiting {
-            Some((seated, responder)) => match seated.poll_ended(cx) {
-                Poll::Ready(why) => Poll::Ready(why),
-                Poll::Pending => responder.poll_gone(cx),
-            },
+            Some(stream) => stream.poll_gone(cx),
             None => Poll::Pending,
         }
     }
@@ -83,13 +76,9 @@ impl Offer {
     /// Answers 200. Takes the application's socket and gives it back, because the answer says that it is connected.
     /// `about` describes the destination workload. Fails when the peer has given up; then the socket is closed.
     pub fn accept(mut self, app: TcpStream, about: &Baggage) -> Result<(TcpStream, TunnelStream), StreamError> {
-        let (seated, responder) = self.waiting.take().ok_or(StreamError::Ended("answered_twice"))?;
-        let mut context = Context::from_waker(std::task::Waker::noop());
-        if let Poll::Ready(why) = seated.poll_ended(&mut context) {
-            return Err(why);
-        }
-        let wire = responder.accept(about)?;
-        Ok((app, TunnelStream::new(seated, wire, Baggage::default(), &self.limits)))
+        let mut stream = self.waiting.take().ok_or(StreamError::Ended("answered_twice"))?;
+        stream.accept(about)?;
+        Ok((app, stream))
     }
 
     /// Answers with a refusal.
@@ -98,8 +87,8 @@ impl Offer {
     }
 
     fn answer(&mut self, refusal: Refusal) {
-        if let Some((_seated, responder)) = self.waiting.take() {
-            responder.refuse(refusal.status());
+        if let Some(stream) = self.waiting.take() {
+            stream.refuse(refusal.status());
         }
     }
 }

@@ -62,18 +62,6 @@ impl Queue {
         }
     }
 
-    /// Takes up to `most` bytes from the front, in one piece.
-    pub(super) fn pop(&mut self, most: usize) -> Bytes {
-        if self.chunks.is_empty() {
-            self.settle();
-        }
-        let Some(front) = self.chunks.front_mut() else { return Bytes::new() };
-        let piece =
-            if front.len() <= most { self.chunks.pop_front().unwrap_or_default() } else { front.split_to(most) };
-        self.len -= piece.len();
-        piece
-    }
-
     /// The front of the queue as slices; gives how many there are.
     pub(super) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let tail = (!self.tail.is_empty()).then_some(&self.tail[..]);
@@ -100,11 +88,6 @@ impl Queue {
                 }
             }
         }
-    }
-
-    /// Forgets the bytes and takes no more: nobody wants them.
-    pub(super) fn abandon(&mut self) {
-        *self = Self { ended: true, closed: true, ..Self::default() };
     }
 }
 

@@ -1,0 +1,68 @@
+//! What all sockets of a splice have in common: how they end.
+
+use std::{
+    fmt,
+    future::Future,
+    io,
+    net::Shutdown,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use socket2::SockRef;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, Sleep, sleep},
+};
+
+/// How often a socket that is not being read is asked whether it was reset.
+const LOOK_FOR_RESET: Duration = Duration::from_secs(2);
+
+/// Sets a socket up for carrying.
+pub(super) fn prepare(tcp: &TcpStream) {
+    // A socket that takes no options is about to fail anyway.
+    let _ = tcp.set_nodelay(true);
+    arm(tcp);
+}
+
+/// From now on closing the socket resets the connection. So it does when this process is killed: a FIN would make a
+/// clean end of a connection that broke. What has ended well takes this back before its FIN ([`finish`]).
+pub(super) fn arm(tcp: &TcpStream) {
+    // It fails only on a socket that has nothing to reset.
+    let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
+}
+
+/// Sends FIN, after all that was written.
+pub(super) fn finish(tcp: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(tcp);
+    let _ = socket.set_linger(None);
+    socket.shutdown(Shutdown::Write)
+}
+
+/// Looks from time to time whether a socket that nobody reads was reset.
+pub(super) struct Look(Pin<Box<Sleep>>);
+
+impl Default for Look {
+    fn default() -> Self {
+        Self(Box::pin(sleep(LOOK_FOR_RESET)))
+    }
+}
+
+impl Look {
+    pub(super) fn poll_reset(&mut self, cx: &mut Context<'_>, tcp: &TcpStream) -> Poll<()> {
+        while self.0.as_mut().poll(cx).is_ready() {
+            if !matches!(tcp.take_error(), Ok(None)) {
+                return Poll::Ready(());
+            }
+            self.0.as_mut().reset(Instant::now() + LOOK_FOR_RESET);
+        }
+        Poll::Pending
+    }
+}
+
+impl fmt::Debug for Look {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Look")
+    }
+}
