@@ -123,6 +123,7 @@ impl View {
         let published = self.published.borrow().clone();
         self.metrics.generation.set(published.snapshot.generation);
         self.metrics.manifests_unusable.set(published.unread.is_some().into());
+        self.metrics.state_unkept.set(published.unkept.is_some().into());
         for kind in culvert_wire::Kind::ALL {
             let count = i64::try_from(published.snapshot.table(kind).len()).unwrap_or(i64::MAX);
             self.metrics.resources.get_or_create(&Type { r#type: kind.label() }).set(count);
@@ -138,8 +139,10 @@ impl View {
     fn complaints(&self) -> String {
         let published = self.published.borrow().clone();
         let unread = published.unread.as_deref().map(|why| format!("error: {why}; the last good state is served\n"));
+        let unkept =
+            published.unkept.as_deref().map(|why| format!("error: {why}; nothing new is served until it can\n"));
         let lines = published.complaints.iter().map(|complaint| format!("{complaint}\n"));
-        unread.into_iter().chain(lines).collect()
+        unread.into_iter().chain(unkept).chain(lines).collect()
     }
 
     fn status(&self) -> Value {
@@ -148,6 +151,7 @@ impl View {
             "trustDomain": self.authority.trust_domain().as_str(),
             "generation": published.snapshot.generation,
             "manifestsUnusable": published.unread,
+            "stateNotKept": published.unkept,
             "issuingKeyEnds": rfc3339(self.authority.issuing_not_after()),
             "workloads": published.state.workloads.len(),
             "services": published.state.services.len(),

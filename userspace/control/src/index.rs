@@ -24,6 +24,8 @@ pub struct Published {
     pub complaints: Arc<Vec<Complaint>>,
     /// Why the directory as a whole was not taken; the state is then the last good one.
     pub unread: Option<Arc<str>>,
+    /// Why the newest state could not be kept on disk and is therefore not published.
+    pub unkept: Option<Arc<str>>,
 }
 
 /// Addresses that agents read in pods, by node.

@@ -20,6 +20,8 @@ pub struct Metrics {
     pub complaints: Family<Severity, Gauge>,
     /// 1 while the directory as a whole cannot be taken.
     pub manifests_unusable: Gauge,
+    /// 1 while the newest state cannot be kept on disk and is therefore not published.
+    pub state_unkept: Gauge,
     /// Open discovery streams.
     pub streams: Gauge,
     /// Discovery responses sent by type.
@@ -82,6 +84,7 @@ impl Metrics {
             resources: Family::default(),
             complaints: Family::default(),
             manifests_unusable: Gauge::default(),
+            state_unkept: Gauge::default(),
             streams: Gauge::default(),
             responses: Family::default(),
             nacks: Family::default(),
@@ -101,6 +104,8 @@ impl Metrics {
         r.register("complaints", "Complaints about manifests", self.complaints.clone());
         let help = "Whether the directory of manifests cannot be taken and the last good state is served";
         r.register("manifests_unusable", help, self.manifests_unusable.clone());
+        let help = "Whether the newest state cannot be kept on disk and is therefore not published";
+        r.register("state_unkept", help, self.state_unkept.clone());
         r.register("streams", "Open discovery streams", self.streams.clone());
         r.register("xds_responses", "Discovery responses sent", self.responses.clone());
         r.register("xds_nacks", "Discovery responses that an agent refused", self.nacks.clone());

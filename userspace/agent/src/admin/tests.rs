@@ -1,5 +1,15 @@
-use super::{answers::open, why::why};
-use crate::samples::{allow, pod, service, snapshot};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpSocket, TcpStream},
+};
+
+use super::{answers::open, serve_metrics, why::why};
+use crate::{
+    metrics::Metrics,
+    samples::{allow, pod, service, snapshot},
+};
 
 #[test]
 fn why_is_the_answer_of_the_data_path() {
@@ -54,4 +64,38 @@ fn what_is_open_is_said_in_one_line() {
     wide.settings = std::sync::Arc::new(crate::snapshot::policy_settings(&mesh));
     wide.authorizations.clear();
     assert_eq!(open(&wide), "plaintext may enter: shop (1); no ALLOW policy limits who may call: shop (1)");
+}
+
+async fn connect(from: &str, to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(SocketAddr::new(from.parse().expect("an address"), 0)).expect("an address of loopback");
+    socket.connect(to).await.expect("accepted")
+}
+
+/// Whoever connects and says nothing takes no place that readiness needs, however many they are.
+#[tokio::test]
+async fn silent_connections_do_not_keep_readiness_from_being_asked_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+    let address = listener.local_addr().expect("its address");
+    tokio::spawn(serve_metrics(listener, Arc::new(Metrics::new(10)), Arc::default()));
+    let mut silent = Vec::new();
+    for host in 1..=100 {
+        silent.push(connect(&format!("127.0.1.{host}"), address).await);
+    }
+    for _ in 0..20 {
+        silent.push(connect("127.0.0.1", address).await);
+    }
+    let ready = async {
+        let mut asked = connect("127.0.0.1", address).await;
+        let request = b"GET /healthz/ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        asked.write_all(request).await.expect("sent");
+        let mut answer = String::new();
+        asked.read_to_string(&mut answer).await.expect("answered");
+        answer
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(2), ready).await.expect("an answer in time");
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("not_synced\n"), "{answer}");
+    // The oldest have made room: not by waiting for their patience to end.
+    let first = tokio::time::timeout(Duration::from_secs(2), silent[0].read(&mut [0])).await;
+    assert!(!matches!(first, Err(_) | Ok(Ok(1..))), "{first:?}");
 }

@@ -1,20 +1,28 @@
 //! The one owner of the index: everything that changes it comes through its queue.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use culvert_manifests::{Assembly, Catalog, Complaint, Held, MeshOverrides, Object, Severity, assemble};
 use culvert_wire::TrustBundle;
 use culvert_workload::WorkloadUid;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time,
+};
 
-use super::{Kept, Published, Reading, Reported, Snapshot, keep};
+use super::{KeepError, Kept, Published, Reading, Reported, Snapshot, keep};
 use crate::state_dir::StateDir;
+
+/// How often keeping is tried again where it has failed.
+const KEEP_AGAIN: Duration = Duration::from_secs(5);
 
 /// What changes the index.
 #[derive(Debug)]
 pub enum Change {
     /// The directory was read.
     Directory(Reading),
+    /// The roots of this trust domain are these from now on, in DER.
+    Roots(Vec<Vec<u8>>),
     /// An agent reported the addresses of its pods; all of them, each time.
     Addresses {
         /// Which node, by its certificate.
@@ -48,8 +56,12 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// Begins with what was kept and what the directory says now.
-    pub fn new(sources: Sources, kept: Kept, reading: Reading) -> (Self, watch::Receiver<Published>) {
+    /// Begins with what was kept and what the directory says now. An error: the beginning itself cannot be kept.
+    pub fn new(
+        sources: Sources,
+        kept: Kept,
+        reading: Reading,
+    ) -> Result<(Self, watch::Receiver<Published>), KeepError> {
         let (catalog, file_complaints, unread) = match reading {
             Reading::Catalog(catalog, complaints) => (catalog, complaints, None),
             Reading::Unusable(why) => (kept.catalog, Vec::new(), Some(why.into())),
@@ -62,18 +74,25 @@ impl Owner {
             complaints: Arc::new(all(&file_complaints, &assembly.complaints)),
             state: Arc::new(assembly.state),
             unread: unread.clone(),
+            unkept: None,
         };
         let (publish, receiver) = watch::channel(published);
         log_new(&[], &receiver.borrow().complaints);
         let owner = Self { sources, catalog, reported: kept.reported, file_complaints, unread, publish };
-        owner.keep(kept.generation + 1);
-        (owner, receiver)
+        owner.keep(kept.generation + 1)?;
+        Ok((owner, receiver))
     }
 
     /// Takes changes until nobody can send any more.
     pub async fn run(mut self, mut changes: mpsc::Receiver<Change>) {
-        while let Some(change) = changes.recv().await {
-            let mut changed = self.take(change);
+        loop {
+            let patience = if self.publish.borrow().unkept.is_some() { KEEP_AGAIN } else { Duration::MAX };
+            let mut changed = match time::timeout(patience, changes.recv()).await {
+                Ok(Some(change)) => self.take(change),
+                Ok(None) => return,
+                // What could not be kept is tried again.
+                Err(_) => true,
+            };
             // What waits already goes into the same generation.
             while let Ok(change) = changes.try_recv() {
                 changed |= self.take(change);
@@ -96,6 +115,12 @@ impl Owner {
                 let why = Some(why.into());
                 std::mem::replace(&mut self.unread, why.clone()) != why
             }
+            Change::Roots(roots) => {
+                let bundle = &mut self.sources.bundle;
+                let new = bundle.authorities != roots;
+                (bundle.authorities, bundle.sequence) = (roots, bundle.sequence + u64::from(new));
+                new
+            }
             Change::Addresses { node, pods } => self.reported.insert(node, pods.clone()).as_ref() != Some(&pods),
         }
     }
@@ -104,28 +129,36 @@ impl Owner {
         let assembly = assemble(&self.catalog, &self.sources.overrides, &in_force(&self.catalog, &self.reported));
         let before = self.publish.borrow().clone();
         let next = before.snapshot.next(&assembly.state, &self.sources.bundle);
-        let changed = next.is_some();
         let Assembly { state, complaints } = assembly;
         let complaints = all(&self.file_complaints, &complaints);
-        if !changed && complaints == *before.complaints && self.unread == before.unread {
+        let said = complaints != *before.complaints || self.unread != before.unread;
+        if next.is_none() && !said && before.unkept.is_none() {
             return;
         }
         log_new(&before.complaints, &complaints);
-        let snapshot = next.map_or(before.snapshot, Arc::new);
-        // Kept before it is published, so that no generation is ever given out twice.
-        self.keep(snapshot.generation);
-        self.publish.send_replace(Published {
-            snapshot,
-            state: Arc::new(state),
-            complaints: Arc::new(complaints),
-            unread: self.unread.clone(),
-        });
+        let mut published = Published { complaints: Arc::new(complaints), unread: self.unread.clone(), ..before };
+        // Kept before it is published, so that no generation is ever given out twice, and none that a restart would
+        // take back.
+        let generation = next.as_ref().map_or(published.snapshot.generation, |next| next.generation);
+        match self.keep(generation) {
+            Ok(()) => {
+                published.unkept = None;
+                if let Some(next) = next {
+                    (published.snapshot, published.state) = (Arc::new(next), Arc::new(state));
+                }
+            }
+            Err(error) => published.unkept = Some(error.to_string().into()),
+        }
+        self.publish.send_replace(published);
     }
 
-    fn keep(&self, generation: u64) {
-        if let Err(error) = keep::save(&self.sources.state, generation, &self.catalog, &self.reported) {
-            tracing::error!(reason = error.reason(), %error, "the last good state cannot be kept on disk");
-        }
+    fn keep(&self, generation: u64) -> Result<(), KeepError> {
+        keep::save(&self.sources.state, generation, &self.catalog, &self.reported).inspect_err(|error| {
+            tracing::error!(
+                reason = error.reason(), %error,
+                "the last good state cannot be kept on disk: agents are told nothing new until it can"
+            );
+        })
     }
 }
 

@@ -37,20 +37,21 @@ impl Bench {
     }
 
     fn start(&self, reading: Reading) -> (mpsc::Sender<Change>, watch::Receiver<Published>) {
-        let trust_domain = TrustDomain::parse("cluster.local").unwrap();
-        let overrides = MeshOverrides {
-            trust_domain: trust_domain.clone(),
-            default_mode: None,
-            default_action: None,
-            cluster_ranges: vec![],
-        };
-        let bundle = TrustBundle { trust_domain, authorities: vec![vec![1]], sequence: 1 };
-        let sources = Sources { state: self.state.clone(), overrides, bundle };
-        let (owner, published) = Owner::new(sources, load(&self.state).unwrap(), reading);
+        let bundle = TrustBundle { trust_domain: domain(), authorities: vec![vec![1]], sequence: 1 };
+        let sources = Sources { state: self.state.clone(), overrides: overrides(), bundle };
+        let (owner, published) = Owner::new(sources, load(&self.state).unwrap(), reading).unwrap();
         let (sender, changes) = mpsc::channel(8);
         tokio::spawn(owner.run(changes));
         (sender, published)
     }
+}
+
+fn domain() -> TrustDomain {
+    TrustDomain::parse("cluster.local").unwrap()
+}
+
+fn overrides() -> MeshOverrides {
+    MeshOverrides { trust_domain: domain(), default_mode: None, default_action: None, cluster_ranges: vec![] }
 }
 
 fn names(published: &watch::Receiver<Published>, kind: Kind) -> Vec<String> {
@@ -126,6 +127,40 @@ async fn an_unusable_directory_changes_nothing_but_what_is_said() {
     assert_eq!(names(&published, Kind::Workload).len(), 1);
     let (_changes, published) = Bench::new().start(Reading::Unusable("empty".to_owned()));
     assert_eq!(published.borrow().unread.as_deref(), Some("empty"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_kept_is_not_published_until_it_can() {
+    let bench = Bench::new();
+    let (changes, mut published) = bench.start(read(&text(&["a1"]), &Catalog::default()));
+    let file = bench._root.path().join("state/last-good.json");
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    changes.send(Change::Directory(read(&text(&["a1", "b1"]), &Catalog::default()))).await.unwrap();
+    published.changed().await.unwrap();
+    {
+        let published = published.borrow_and_update();
+        assert_eq!((published.snapshot.generation, published.state.workloads.len()), (1, 1));
+        assert!(published.unkept.as_deref().is_some_and(|why| why.contains("last-good.json")), "{published:?}");
+    }
+    std::fs::remove_dir(&file).unwrap();
+    while published.borrow_and_update().unkept.is_some() {
+        published.changed().await.unwrap();
+    }
+    assert_eq!((published.borrow().snapshot.generation, names(&published, Kind::Workload).len()), (2, 2));
+    assert_eq!(load(&bench.state).unwrap().generation, 2);
+}
+
+#[test]
+fn a_beginning_that_cannot_be_kept_is_none() {
+    let bench = Bench::new();
+    let sources = Sources {
+        state: bench.state.clone(),
+        overrides: overrides(),
+        bundle: TrustBundle { trust_domain: domain(), authorities: vec![vec![1]], sequence: 1 },
+    };
+    std::fs::create_dir(bench._root.path().join("state/last-good.json")).unwrap();
+    assert!(Owner::new(sources, Kept::default(), read(&text(&["a1"]), &Catalog::default())).is_err());
 }
 
 #[test]

@@ -2,10 +2,14 @@
 
 use std::{
     collections::HashMap,
+    future::Future as _,
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context as Polling, Poll},
     time::Duration,
 };
@@ -14,7 +18,7 @@ use culvert_mtls::{LocalIdentity, Refusal, VerifiedPeer, failure_reason, peer_of
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -28,8 +32,12 @@ use crate::{audit::Event, metrics::Reason};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Handshakes at once; further connections wait in the kernel's queue.
 const AT_ONCE: usize = 256;
-/// Of them from one address, so that none takes the places of all.
+/// Of them from one address, so that none takes the places of all. Open connections without a certificate count as well.
 const FROM_ONE: usize = 32;
+/// Longest life of a connection without a client certificate: time enough to join.
+const ANONYMOUS: Duration = Duration::from_secs(15);
+/// Open connections without a client certificate at once.
+const ANONYMOUS_AT_ONCE: usize = 256;
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone)]
@@ -37,12 +45,31 @@ pub(super) struct Peer {
     pub(super) address: SocketAddr,
     /// `None`: the client presented no certificate.
     pub(super) proven: Option<Arc<VerifiedPeer>>,
+    /// Somebody who presented none has proven who they are in a call.
+    vouched: Arc<AtomicBool>,
+}
+
+impl Peer {
+    /// The connection may stay: its caller has proven who they are by other means than a certificate.
+    #[allow(dead_code, reason = "only where callers have tokens instead of certificates")]
+    pub(super) fn vouch(&self) {
+        self.vouched.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A connection with its peer, as tonic takes it.
 pub(super) struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
+    /// Set where the peer has proven nothing.
+    anonymous: Option<Anonymous>,
+}
+
+/// What a connection without a client certificate has: an end, and a place among its like.
+struct Anonymous {
+    end: Pin<Box<time::Sleep>>,
+    ended: bool,
+    _places: (Place, OwnedSemaphorePermit),
 }
 
 /// Handshakes under way, by address.
@@ -96,6 +123,7 @@ async fn accept_all(
 ) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let sources = Sources::default();
+    let strangers = Arc::new(Semaphore::new(ANONYMOUS_AT_ONCE));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
@@ -118,18 +146,27 @@ async fn accept_all(
             continue;
         };
         let (identity, context, sender) = (identity.clone(), Arc::clone(&context), sender.clone());
+        let strangers = Arc::clone(&strangers);
         tokio::spawn(async move {
             match time::timeout(HANDSHAKE, shake_hands(stream, address, &identity)).await {
-                Ok(Ok(connection)) => drop(sender.send(Ok(connection)).await),
+                Ok(Ok((stream, peer))) => match Connection::new(stream, peer, own, strangers) {
+                    Some(connection) => drop(sender.send(Ok(connection)).await),
+                    None => {
+                        let text = format!("{ANONYMOUS_AT_ONCE} connections without a certificate already");
+                        refused(&context, address, "too_many_anonymous", text);
+                    }
+                },
                 Ok(Err(error)) => refused(&context, address, failure_reason(&error), error.to_string()),
                 Err(_) => refused(&context, address, "timeout", "no handshake within 10 s".to_owned()),
             }
-            drop((own, place));
+            drop(place);
         });
     }
 }
 
-async fn shake_hands(stream: TcpStream, address: SocketAddr, identity: &LocalIdentity) -> io::Result<Connection> {
+type Shaken = (TlsStream<TcpStream>, Peer);
+
+async fn shake_hands(stream: TcpStream, address: SocketAddr, identity: &LocalIdentity) -> io::Result<Shaken> {
     stream.set_nodelay(true)?;
     let config = identity.server_config_optional_client()?;
     let stream = TlsAcceptor::from(config).accept(stream).await?;
@@ -138,7 +175,34 @@ async fn shake_hands(stream: TcpStream, address: SocketAddr, identity: &LocalIde
         Err(Refusal::NoClientCertificate) => None,
         Err(refusal) => return Err(refusal.into()),
     };
-    Ok(Connection { stream, peer: Peer { address, proven } })
+    Ok((stream, Peer { address, proven, vouched: Arc::default() }))
+}
+
+impl Connection {
+    /// `None`: too many have proven nothing. Who has proven something needs its address's place no longer.
+    fn new(stream: TlsStream<TcpStream>, peer: Peer, own: Place, strangers: Arc<Semaphore>) -> Option<Self> {
+        let anonymous = match peer.proven {
+            Some(_) => None,
+            None => {
+                let place = strangers.try_acquire_owned().ok()?;
+                Some(Anonymous { end: Box::pin(time::sleep(ANONYMOUS)), ended: false, _places: (own, place) })
+            }
+        };
+        Some(Self { stream, peer, anonymous })
+    }
+
+    /// An error once a connection without a certificate has lasted as long as it may.
+    fn still_may(&mut self, cx: &mut Polling<'_>) -> io::Result<()> {
+        if self.peer.vouched.load(Ordering::Relaxed) {
+            self.anonymous = None;
+        }
+        let Some(anonymous) = &mut self.anonymous else { return Ok(()) };
+        if !anonymous.ended && anonymous.end.as_mut().poll(cx).is_pending() {
+            return Ok(());
+        }
+        anonymous.ended = true;
+        Err(io::Error::new(io::ErrorKind::TimedOut, "15 s without a client certificate"))
+    }
 }
 
 fn refused(context: &Context, address: SocketAddr, reason: &'static str, detail: String) {
@@ -157,12 +221,14 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Polling<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.still_may(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Polling<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.still_may(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 

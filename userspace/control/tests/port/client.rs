@@ -77,6 +77,13 @@ impl Caller {
         Self { channel: channel(plane.address, config), _writer: None }
     }
 
+    /// A connection of somebody who shakes hands without a certificate and says nothing; `None`: refused.
+    pub(crate) async fn stranger(plane: &Plane) -> Option<tokio_rustls::client::TlsStream<TcpStream>> {
+        let config = anonymous_client_config(&trust(plane), &expected()).unwrap();
+        let stream = TcpStream::connect(plane.address).await.ok()?;
+        TlsConnector::from(config).connect(server_name(), stream).await.ok()
+    }
+
     pub(crate) fn with(plane: &Plane, credentials: Credentials) -> Self {
         let (writer, identity) = LocalIdentity::new(credentials.id().clone(), &trust(plane));
         writer.publish(credentials).unwrap();

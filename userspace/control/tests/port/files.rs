@@ -111,6 +111,32 @@ async fn a_directory_that_vanishes_changes_nothing_but_what_is_said() {
     eventually("a directory that others may write to is not taken", unusable).await;
 }
 
+/// A generation that a restart would take back is told to nobody.
+#[tokio::test]
+async fn what_cannot_be_kept_on_disk_is_not_served_and_said() {
+    let plane = Plane::start(&pod("web", "n1"));
+    let node = Caller::node(&plane, "n1").await;
+    let mut watcher = Watcher::open(&node).await.unwrap();
+    let first = watcher.first_state().await;
+    fs::remove_file(plane.state("last-good.json")).unwrap();
+    fs::create_dir(plane.state("last-good.json")).unwrap();
+    plane.put("b.yaml", &pod("api", "n1"));
+    let unkept = async || {
+        let metrics = public(&plane, "/metrics").await;
+        metrics.lines().any(|line| line == "culvert_control_state_unkept 1")
+    };
+    eventually("the metric says so", unkept).await;
+    let status: serde_json::Value = serde_json::from_str(&admin(&plane, "/status").await).unwrap();
+    assert!(status["stateNotKept"].as_str().unwrap().contains("last-good.json"), "{status}");
+    let mut other = Watcher::open(&node).await.unwrap();
+    assert_eq!(other.first_state().await, first);
+    assert!(other.get(Kind::Workload, "uid-api").is_none());
+    fs::remove_dir(plane.state("last-good.json")).unwrap();
+    watcher.next_state().await;
+    assert!(watcher.get(Kind::Workload, "uid-api").is_some(), "kept and served once it can be");
+    assert!(!unkept().await);
+}
+
 #[test]
 fn it_does_not_start_from_nothing_or_from_what_others_may_write() {
     let plane = Plane::stopped(&[]);
@@ -183,6 +209,7 @@ async fn metrics_readiness_and_admin_say_how_it_is() {
         "culvert_control_certificates_issued_total{action=\"join\"} 1",
         "culvert_control_refusals_total{action=\"stream\",reason=\"no_client_certificate\"} 1",
         "culvert_control_manifests_unusable 0",
+        "culvert_control_state_unkept 0",
     ] {
         assert!(metrics.lines().any(|there| there == line), "{line} is not in {metrics}");
     }

@@ -164,3 +164,27 @@ async fn nothing_outlives_the_node_certificate() {
     // The server's own certificate had the same life, and was renewed meanwhile.
     Caller::node(&plane, "n2").await;
 }
+
+/// Whoever proves nothing has 15 s and few places; who has joined keeps the connection.
+#[tokio::test]
+async fn a_connection_without_a_certificate_ends_and_takes_no_place_for_ever() {
+    let plane = Plane::start(&pod("web", "n1"));
+    let node = Caller::node(&plane, "n1").await;
+    let mut watcher = Watcher::open(&node).await.unwrap();
+    watcher.first_state().await;
+    let begun = std::time::Instant::now();
+    let mut strangers = Vec::new();
+    while let Some(stranger) = Caller::stranger(&plane).await {
+        strangers.push(stranger);
+        assert!(strangers.len() <= 32, "places without end for one address");
+    }
+    assert!(strangers.len() >= 30, "only {}", strangers.len());
+    plane.audited("handshake", "too_many_handshakes");
+    let mut first = strangers.remove(0);
+    let ended = timeout(Duration::from_secs(25), first.read_to_end(&mut Vec::new())).await;
+    ended.expect("it goes on").map(drop).unwrap_or_default();
+    assert!(begun.elapsed() >= Duration::from_secs(14), "ended after {:?}", begun.elapsed());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    Caller::nobody(&plane).join(&plane.token("n2"), &Key::new()).await.expect("the places are free again");
+    assert!(timeout(Duration::from_millis(100), watcher.end()).await.is_err(), "a node's connection stays");
+}
