@@ -6,10 +6,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     task::{Context as Polling, Poll},
     time::Duration,
 };
@@ -45,16 +42,6 @@ pub(super) struct Peer {
     pub(super) address: SocketAddr,
     /// `None`: the client presented no certificate.
     pub(super) proven: Option<Arc<VerifiedPeer>>,
-    /// Somebody who presented none has proven who they are in a call.
-    vouched: Arc<AtomicBool>,
-}
-
-impl Peer {
-    /// The connection may stay: its caller has proven who they are by other means than a certificate.
-    #[allow(dead_code, reason = "only where callers have tokens instead of certificates")]
-    pub(super) fn vouch(&self) {
-        self.vouched.store(true, Ordering::Relaxed);
-    }
 }
 
 /// A connection with its peer, as tonic takes it.
@@ -175,7 +162,7 @@ async fn shake_hands(stream: TcpStream, address: SocketAddr, identity: &LocalIde
         Err(Refusal::NoClientCertificate) => None,
         Err(refusal) => return Err(refusal.into()),
     };
-    Ok((stream, Peer { address, proven, vouched: Arc::default() }))
+    Ok((stream, Peer { address, proven }))
 }
 
 impl Connection {
@@ -193,9 +180,6 @@ impl Connection {
 
     /// An error once a connection without a certificate has lasted as long as it may.
     fn still_may(&mut self, cx: &mut Polling<'_>) -> io::Result<()> {
-        if self.peer.vouched.load(Ordering::Relaxed) {
-            self.anonymous = None;
-        }
         let Some(anonymous) = &mut self.anonymous else { return Ok(()) };
         if !anonymous.ended && anonymous.end.as_mut().poll(cx).is_pending() {
             return Ok(());
