@@ -220,6 +220,8 @@ fn remove_others(folder: &Path, wanted: &HashSet<PathBuf>) -> Result<()> {
         if path.is_dir() {
             if !path.ends_with("target") {
                 remove_others(&path, wanted)?;
+                // Only an empty one goes: cargo takes a folder without a manifest for a broken crate.
+                let _ = std::fs::remove_dir(&path);
             }
         } else if !wanted.contains(&path) {
             std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
