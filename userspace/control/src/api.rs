@@ -99,7 +99,12 @@ impl Api {
         // Retries are ours: they know what stays as it was meanwhile.
         settings.default_retry = false;
         let client = Client::try_from(settings).map_err(|error| config(&error))?;
-        Ok(Self { client })
+        Ok(Self::of(client))
+    }
+
+    /// By a client that is there already.
+    pub fn of(client: Client) -> Self {
+        Self { client }
     }
 
     /// GET.

@@ -45,7 +45,7 @@ impl Cli {
         let (needed, given) = match &cli.command {
             Command::Serve(run) => (run.source == SourceKind::Directory, run.mesh.manifests.is_some()),
             Command::Check { mesh } => (true, mesh.manifests.is_some()),
-            Command::Token { .. } => (false, false),
+            Command::Token { .. } | Command::Ca(_) => (false, false),
         };
         match (needed, given) {
             (true, false) => Err(Self::command().error(ErrorKind::MissingRequiredArgument, "--manifests is missing")),
@@ -70,6 +70,8 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         state: PathBuf,
     },
+    /// Make the CA's Secrets in a cluster where they are missing, and a new issuing key where it is time.
+    Ca(CaArgs),
     /// Read a directory, print every complaint, and say whether there are errors (exit code 1).
     Check {
         #[command(flatten)]
@@ -154,9 +156,32 @@ pub struct KubeArgs {
     /// The audience that agents' tokens must be bound to.
     #[arg(long, value_name = "NAME", default_value = "culvert-control")]
     pub token_audience: String,
+    /// The Secret with the issuing key: tls.key, tls.crt, ca.crt.
+    #[arg(long, value_name = "NAME", default_value = "culvert-issuing")]
+    pub issuing_secret: String,
+    /// The ConfigMap that shows the roots, in its entry root.pem.
+    #[arg(long, value_name = "NAME", default_value = "culvert-root")]
+    pub root_config_map: String,
     /// Take istio.io/dataplane-mode: ambient and none for culvert.dev/enroll: "true" and "false".
     #[arg(long)]
     pub istio_labels: bool,
+}
+
+/// The job that looks after the CA's keys in a cluster.
+#[derive(Debug, Clone, Args)]
+pub struct CaArgs {
+    #[command(flatten)]
+    /// The API server.
+    pub kube: KubeArgs,
+    /// The Secret with the root key: tls.key, tls.crt. Nobody but this job needs to read it.
+    #[arg(long, value_name = "NAME", default_value = "culvert-root-key")]
+    pub root_secret: String,
+    /// Trust domain of new keys. Default: cluster.local.
+    #[arg(long, value_name = "NAME", value_parser = parse_trust_domain)]
+    pub trust_domain: Option<TrustDomain>,
+    /// A new issuing key in any case.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `--log-format`.

@@ -4,7 +4,8 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::error::ErrorKind;
 use culvert_control::{
-    cli::{Cli, Command, LogFormat, MeshArgs, Run, exit},
+    cli::{CaArgs, Cli, Command, LogFormat, MeshArgs, Run, exit},
+    cluster::{self, secrets::Done},
     run,
 };
 use culvert_manifests::Severity;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     ExitCode::from(match cli.command {
         Command::Serve(args) => serve(args),
         Command::Check { mesh } => check(&mesh),
+        Command::Ca(args) => ca(&args),
         Command::Token { node, state } => match run::token(&node, &state) {
             Ok(token) => {
                 println!("{token}");
@@ -48,6 +50,27 @@ fn check(args: &MeshArgs) -> u8 {
         count(Severity::Info)
     );
     if count(Severity::Error) > 0 { exit::FOUND_ERRORS } else { exit::OK }
+}
+
+fn ca(args: &CaArgs) -> u8 {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.into()),
+    };
+    match runtime.block_on(cluster::renew_keys(args)) {
+        Ok(done) => {
+            println!(
+                "{}",
+                match done {
+                    Done::Nothing => "the issuing key is good for a while",
+                    Done::Issuing => "there is a new issuing key",
+                    Done::NotOurs => "the issuing key is not culvert's: it is left as it is",
+                }
+            );
+            exit::OK
+        }
+        Err(error) => failed(&error),
+    }
 }
 
 fn serve(args: Run) -> u8 {

@@ -15,6 +15,7 @@ use crate::{
     audit::Audit,
     ca::{Authority, ISSUING_LIFE},
     cli::{MeshArgs, Run, SourceKind},
+    cluster::Reviewer,
     http::{self, View},
     index::{self, Change, Owner, Published, Reading, Sources},
     metrics::Metrics,
@@ -24,7 +25,7 @@ use crate::{
     token::Tokens,
 };
 
-const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
+pub(crate) const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 
 /// Prints a join token.
 pub fn token(node: &str, state: &Path) -> anyhow::Result<String> {
@@ -68,18 +69,28 @@ pub async fn serve(args: Run, stop: impl Future<Output = ()>) -> anyhow::Result<
     let (changes, queue) = mpsc::channel(64);
     tokio::spawn(owner.run(queue));
     tokio::spawn(source.run(changes.clone()));
-    serve_state(&args, &state, authority, published, changes, stop).await
+    let (metrics, nodes) = (Arc::new(Metrics::new()), Arc::new(NodeBook::default()));
+    let serving = Serving { authority, published, changes, reviewer: None, metrics, nodes };
+    serve_state(&args, &state, serving, stop).await
 }
 
-async fn serve_state(
+/// What a source has put together.
+pub(crate) struct Serving {
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) published: watch::Receiver<Published>,
+    pub(crate) changes: mpsc::Sender<Change>,
+    pub(crate) reviewer: Option<Reviewer>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) nodes: Arc<NodeBook>,
+}
+
+pub(crate) async fn serve_state(
     args: &Run,
     state: &StateDir,
-    authority: Arc<Authority>,
-    published: watch::Receiver<Published>,
-    changes: mpsc::Sender<Change>,
+    serving: Serving,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let (metrics, nodes) = (Arc::new(Metrics::new()), Arc::new(NodeBook::default()));
+    let Serving { authority, published, changes, reviewer, metrics, nodes } = serving;
     let own = OwnIdentity::new(Arc::clone(&authority), args.leaf_life)?;
     let identity = own.identity();
     tokio::spawn(own.run(Arc::clone(&metrics)));
@@ -92,6 +103,7 @@ async fn serve_state(
     let context = Context {
         authority,
         tokens: Tokens::open(state)?,
+        reviewer,
         audit: Arc::new(Audit::open(state)?),
         metrics,
         published,
@@ -137,7 +149,11 @@ fn first_reading(source: &mut Source, kept: &Catalog) -> anyhow::Result<Reading>
 }
 
 /// The flag, else what the state folder was begun with, else the Mesh object's, else Istio's default.
-fn trust_domain(args: &MeshArgs, held: Option<TrustDomain>, catalog: &Catalog) -> anyhow::Result<TrustDomain> {
+pub(crate) fn trust_domain(
+    args: &MeshArgs,
+    held: Option<TrustDomain>,
+    catalog: &Catalog,
+) -> anyhow::Result<TrustDomain> {
     let written = catalog.objects().find_map(|(_, held)| match &held.object {
         Object::Mesh(mesh) => mesh.trust_domain.clone(),
         _ => None,
@@ -148,7 +164,7 @@ fn trust_domain(args: &MeshArgs, held: Option<TrustDomain>, catalog: &Catalog) -
     }
 }
 
-fn overrides(args: &MeshArgs, trust_domain: TrustDomain) -> MeshOverrides {
+pub(crate) fn overrides(args: &MeshArgs, trust_domain: TrustDomain) -> MeshOverrides {
     MeshOverrides {
         trust_domain,
         default_mode: args.default_mode.map(Into::into),

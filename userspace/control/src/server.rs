@@ -30,6 +30,7 @@ use tonic::transport::Server;
 use crate::{
     audit::Audit,
     ca::Authority,
+    cluster::Reviewer,
     index::{Change, Published},
     metrics::Metrics,
     token::Tokens,
@@ -45,6 +46,8 @@ pub struct Context {
     pub authority: Arc<Authority>,
     /// Join tokens.
     pub tokens: Tokens,
+    /// Where agents are pods: who holds their service account's tokens. Join tokens are then nobody's.
+    pub reviewer: Option<Reviewer>,
     /// Writes everything down.
     pub audit: Arc<Audit>,
     /// Counts.

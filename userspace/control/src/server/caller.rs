@@ -3,10 +3,15 @@
 use std::{net::SocketAddr, time::SystemTime};
 
 use culvert_identity::SpiffeId;
-use tonic::{Code, Extensions, Status, metadata::MetadataValue};
+use culvert_workload::WorkloadUid;
+use tonic::{Code, Request, Status, metadata::MetadataValue};
 
 use super::{Context, incoming::Peer};
-use crate::{audit::Event, metrics::Refused};
+use crate::{
+    audit::Event,
+    cluster::{Reviewer, TokenRefusal},
+    metrics::Refused,
+};
 
 /// A node that has proven who it is.
 #[derive(Debug, Clone)]
@@ -17,6 +22,24 @@ pub(super) struct Node {
     /// End of its certificate: nothing that it began is served any longer than that.
     pub(super) not_after: SystemTime,
     pub(super) address: SocketAddr,
+    /// The agent's pod, where agents have to be one.
+    pub(super) pod: Option<WorkloadUid>,
+}
+
+/// What a caller brings along.
+#[derive(Debug, Clone)]
+pub(super) struct Claim {
+    peer: Option<Peer>,
+    /// Of `authorization: Bearer`.
+    token: Option<String>,
+}
+
+impl Claim {
+    pub(super) fn of<T>(request: &Request<T>) -> Self {
+        let header = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        let token = header.and_then(|text| text.strip_prefix("Bearer ")).map(|token| token.trim().to_owned());
+        Self { peer: request.extensions().get::<Peer>().cloned(), token }
+    }
 }
 
 /// Why a caller was refused.
@@ -55,22 +78,64 @@ impl CallerError {
 
 impl Context {
     /// The calling node; anybody else is refused and written down.
-    pub(super) fn node(&self, extensions: &Extensions, action: &'static str) -> Result<Node, Status> {
-        let peer = extensions.get::<Peer>();
-        self.node_of(peer, SystemTime::now()).map_err(|error| {
-            let event = Event {
-                action,
-                caller: peer.and_then(|peer| Some(peer.proven.as_ref()?.id().to_string())),
-                peer: peer.map(|peer| peer.address),
-                ..Event::default()
-            };
-            self.refuse(event, error.code(), error.reason(), &error.to_string())
-        })
+    pub(super) async fn node(&self, claim: Claim, action: &'static str) -> Result<Node, Status> {
+        let (peer, now) = (claim.peer.as_ref(), SystemTime::now());
+        let event = Event {
+            action,
+            caller: peer.and_then(|peer| Some(peer.proven.as_ref()?.id().to_string())),
+            peer: peer.map(|peer| peer.address),
+            ..Event::default()
+        };
+        let node = self
+            .node_of(peer, now)
+            .map_err(|error| self.refuse(event.clone(), error.code(), error.reason(), &error.to_string()))?;
+        let Some(reviewer) = &self.reviewer else {
+            return Ok(node);
+        };
+        let agent = reviewer.agent(claim.token.as_deref(), now).await;
+        let agent = agent.and_then(|agent| match agent.node == node.name {
+            true => Ok(agent),
+            false => Err(TokenRefusal::OtherNode),
+        });
+        match agent {
+            Ok(agent) => Ok(Node { pod: Some(agent.pod), ..node }),
+            Err(refusal) => Err(self.refuse_token(event, &refusal)),
+        }
+    }
+
+    /// Whoever joins with the token of an agent's pod: its node.
+    pub(super) async fn joining(&self, claim: &Claim, reviewer: &Reviewer, event: &Event) -> Result<String, Status> {
+        match reviewer.agent(claim.token.as_deref(), SystemTime::now()).await {
+            Ok(agent) => Ok(agent.node),
+            Err(refusal) => Err(self.refuse_token(event.clone(), &refusal)),
+        }
+    }
+
+    /// Why a caller that was let in is not to be served any longer.
+    pub(super) fn away(&self, node: &Node) -> Option<TokenRefusal> {
+        let (reviewer, pod) = (self.reviewer.as_ref()?, node.pod.clone()?);
+        let state = std::sync::Arc::clone(&self.published.borrow().state);
+        match reviewer.at_home(&state, pod) {
+            Ok(agent) if agent.node == node.name => None,
+            Ok(_) => Some(TokenRefusal::OtherNode),
+            // It was known when it called.
+            Err(TokenRefusal::PodUnknown) => Some(TokenRefusal::PodGone),
+            Err(refusal) => Some(refusal),
+        }
+    }
+
+    fn refuse_token(&self, event: Event, refusal: &TokenRefusal) -> Status {
+        let code = match refusal {
+            passing if passing.passes() => Code::Unavailable,
+            TokenRefusal::OtherNode | TokenRefusal::OtherAccount => Code::PermissionDenied,
+            _ => Code::Unauthenticated,
+        };
+        self.refuse(event, code, refusal.reason(), &refusal.to_string())
     }
 
     /// A caller that proves nothing: only to join.
-    pub(super) fn nobody(&self, extensions: &Extensions, action: &'static str) -> Result<Option<SocketAddr>, Status> {
-        let peer = extensions.get::<Peer>();
+    pub(super) fn nobody(&self, claim: &Claim, action: &'static str) -> Result<Option<SocketAddr>, Status> {
+        let peer = claim.peer.as_ref();
         let address = peer.map(|peer| peer.address);
         match peer.and_then(|peer| peer.proven.as_ref()) {
             None => Ok(address),
@@ -98,6 +163,7 @@ impl Context {
             id: proven.id().clone(),
             not_after: proven.svid().not_after,
             address: peer.address,
+            pod: None,
         })
     }
 

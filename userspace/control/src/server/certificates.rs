@@ -14,7 +14,10 @@ use culvert_workload::{Phase, Protocol, WorkloadUid};
 use prost_types::{Struct, value::Kind};
 use tonic::{Code, Request, Response, Status};
 
-use super::{Context, caller::Node};
+use super::{
+    Context,
+    caller::{Claim, Node},
+};
 use crate::{
     audit::{Event, rfc3339},
     ca::{CaError, Issued, RequestError, SigningRequest},
@@ -95,7 +98,7 @@ impl IstioCertificateService for Certificates {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let node = self.0.node(request.extensions(), "issue")?;
+        let node = self.0.node(Claim::of(&request), "issue").await?;
         let message = request.into_inner();
         let asked = Asked::of(message.metadata.as_ref());
         let event = Event { identity: asked.identity.clone(), pod: asked.pod.clone(), ..node.event("issue") };

@@ -20,7 +20,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
     Context,
-    caller::Node,
+    caller::{Claim, Node},
     session::{Session, Step},
 };
 use crate::{audit::Event, index::Published, metrics::Type};
@@ -46,7 +46,7 @@ impl AggregatedDiscoveryService for Discovery {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let node = self.0.node(request.extensions(), "stream")?;
+        let node = self.0.node(Claim::of(&request), "stream").await?;
         self.0.audit.write(&Event { granted: true, ..node.event("stream") });
         let (sender, receiver) = mpsc::channel(QUEUE);
         let mut published = self.0.published.clone();
@@ -117,6 +117,9 @@ impl Stream {
         if SystemTime::now() > self.node.not_after {
             let text = "the node certificate that opened this stream has ended".to_owned();
             return Some(End::Refused(Code::Unauthenticated, "node_certificate_expired", text));
+        }
+        if let Some(refusal) = self.context.away(&self.node) {
+            return Some(End::Refused(Code::Unauthenticated, refusal.reason(), refusal.to_string()));
         }
         if self.waiting_since.is_some_and(|since| since.elapsed() >= ANSWER) {
             let text = "a response was not answered within 30 s".to_owned();

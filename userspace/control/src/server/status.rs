@@ -15,7 +15,10 @@ use culvert_wire::{
 use culvert_workload::{Phase, WorkloadUid};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::{Context, caller::Node};
+use super::{
+    Context,
+    caller::{Claim, Node},
+};
 use crate::{audit::Event, index::Change};
 
 /// Pods of a report that nobody knows: more are not looked at.
@@ -40,7 +43,7 @@ struct Stranger(WorkloadUid);
 #[tonic::async_trait]
 impl StatusService for Reports {
     async fn report(&self, request: Request<Streaming<NodeReport>>) -> Result<Response<ReportAck>, Status> {
-        let node = self.0.node(request.extensions(), "report")?;
+        let node = self.0.node(Claim::of(&request), "report").await?;
         let mut reports = request.into_inner();
         let mut complained = BTreeSet::new();
         while let Some(report) = reports.message().await? {
@@ -61,6 +64,9 @@ impl Reports {
         if SystemTime::now() > node.not_after {
             let text = "the node certificate that opened this stream has ended";
             return Err(self.0.refuse(event, Code::Unauthenticated, "node_certificate_expired", text));
+        }
+        if let Some(refusal) = self.0.away(node) {
+            return Err(self.0.refuse(event, Code::Unauthenticated, refusal.reason(), &refusal.to_string()));
         }
         let status = NodeStatus::decode(report).map_err(|error| {
             self.0.refuse(event.clone(), Code::InvalidArgument, error.fault.reason(), &error.to_string())
