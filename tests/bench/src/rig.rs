@@ -1,0 +1,135 @@
+//! The rig: a lab with one pair of nodes per contender, checks, rounds, output.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Args;
+use culvert_lab::{Lab, report, sandbox};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+mod certificates;
+mod checks;
+mod contender;
+mod facts;
+mod pair;
+mod proxies;
+mod rounds;
+mod template;
+mod workload;
+
+pub(crate) use contender::Contender;
+pub(crate) use facts::Facts;
+pub(crate) use rounds::Record;
+pub(crate) use workload::Workload;
+
+/// What to compare, and for how long.
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    /// Folder with culvert-agent, culvert-control and culvert.
+    #[arg(long)]
+    bin_dir: PathBuf,
+    /// A second such folder, to compare with the first: the contender `before`.
+    #[arg(long)]
+    before: Option<PathBuf>,
+    /// Envoy's program.
+    #[arg(long)]
+    envoy: Option<PathBuf>,
+    /// A ztunnel that has its fake CA (feature `testing`).
+    #[arg(long)]
+    ztunnel: Option<PathBuf>,
+    /// Contenders and workloads; all when none is named.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Every workload, not only the usual ones.
+    #[arg(long)]
+    every_workload: bool,
+    /// Interleaved rounds.
+    #[arg(long)]
+    rounds: usize,
+    /// Seconds that count, of each run.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Seconds before that, of each run.
+    #[arg(long, default_value_t = 1.0)]
+    warmup: f64,
+    /// Threads of each proxy.
+    #[arg(long, default_value_t = 2)]
+    workers: usize,
+    /// Time only while the host has the cores there; after a while it is done all the same.
+    #[arg(long)]
+    cores: Option<crate::pulse::Distance>,
+    /// More arguments of culvert's agents, separated by spaces.
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    agent_args: String,
+    /// Where the raw figures go.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+/// Makes the sandbox and runs the comparison in it.
+pub(crate) fn run(wanted: &Arguments) -> Result<bool> {
+    if let Some(status) = sandbox::enter_or_reexec()? {
+        return Ok(status.success());
+    }
+    let outcome = compare(wanted);
+    if outcome.is_err() && std::env::var_os("CULVERT_LAB_VERBOSE").is_some() {
+        println!("{}", report::operators_view());
+    }
+    outcome.map(|()| true)
+}
+
+fn compare(wanted: &Arguments) -> Result<()> {
+    raise_file_limit()?;
+    let (contenders, workloads) = chosen(wanted)?;
+    let mut lab = Lab::new()?;
+    let mut found = Vec::new();
+    for contender in contenders {
+        let started = contender.start(&mut lab, wanted).with_context(|| format!("starting {}", contender.name()))?;
+        checks::all(&lab, &started).with_context(|| format!("checking {}", contender.name()))?;
+        println!("{:12} runs; {}", contender.name(), started.says());
+        found.push(started);
+    }
+    let facts = facts::gather(wanted, &found);
+    let records = rounds::run(&found, &workloads, wanted)?;
+    let raw = crate::output::Raw { facts, records };
+    crate::output::write(&raw, &wanted.out)
+}
+
+/// What `--only` leaves, in our order.
+fn chosen(wanted: &Arguments) -> Result<(Vec<Contender>, Vec<Workload>)> {
+    let words = &wanted.only;
+    let known: Vec<String> = Contender::ALL
+        .iter()
+        .map(|contender| contender.name().to_owned())
+        .chain(Workload::all().iter().map(|workload| workload.name.clone()))
+        .collect();
+    if let Some(word) = words.iter().find(|word| !known.contains(word)) {
+        bail!("--only {word}: there is {}", known.join(", "));
+    }
+    let named = |name: &str| words.iter().any(|word| word == name);
+    let by_name = Contender::ALL.iter().any(|contender| named(contender.name()));
+    let mut contenders = Vec::new();
+    for contender in Contender::ALL {
+        let at_hand = contender.at_hand(wanted);
+        ensure!(at_hand || !named(contender.name()), "{}: no program was given", contender.name());
+        if at_hand && (!by_name || named(contender.name())) {
+            contenders.push(contender);
+        }
+    }
+    let all = Workload::all();
+    let by_name = all.iter().any(|workload| named(&workload.name));
+    let workloads = all
+        .into_iter()
+        .filter(|workload| if by_name { named(&workload.name) } else { workload.usual || wanted.every_workload });
+    Ok((contenders, workloads.collect()))
+}
+
+/// Children inherit it; nobody may go above the hard limit.
+fn raise_file_limit() -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
+}
+
+/// How long a start may take.
+const START: Duration = Duration::from_secs(20);

@@ -1,0 +1,143 @@
+//! Who is compared, and how each is started.
+
+use anyhow::Result;
+use culvert_lab::{Lab, Process};
+
+use super::Arguments;
+use super::pair::Pair;
+use super::proxies::zds::Conversation;
+use super::proxies::{culvert, envoy, ztunnel};
+use crate::meter::Watch;
+
+/// Everyone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contender {
+    /// Pod to pod.
+    NoMesh,
+    /// The agents of `--bin-dir`.
+    Culvert,
+    /// The agents of `--before`.
+    Before,
+    /// A pair of sidecars.
+    Envoy,
+    /// A pair of node proxies.
+    Ztunnel,
+}
+
+/// A contender that runs.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) contender: Contender,
+    pub(crate) pair: Pair,
+    /// The proxies of both nodes, and by side.
+    pub(crate) processes: Vec<Process>,
+    /// What has to live as long, and is no proxy.
+    #[expect(dead_code, reason = "dropping it ends it")]
+    pub(crate) beside: Vec<Process>,
+    /// What keeps a ztunnel's pods.
+    #[expect(dead_code, reason = "dropping it ends it")]
+    pub(crate) conversations: Vec<Conversation>,
+    /// Version and what was negotiated, where it can be read.
+    pub(crate) version: String,
+    /// Who must not get an answer, and how they ask.
+    pub(crate) strangers: Vec<Stranger>,
+}
+
+/// Somebody who is to be refused.
+#[derive(Clone, Debug)]
+pub(crate) enum Stranger {
+    /// The pod `other`, which has another identity or none.
+    OtherPod,
+    /// Plaintext to the proxy's TLS port, from the client's pod.
+    Plaintext(u16),
+    /// TLS to that port from the client's pod with the certificate of this name, or none.
+    Certificate(u16, Option<&'static str>),
+}
+
+impl Stranger {
+    /// Everybody whom a proxy must turn away at its TLS port.
+    pub(crate) fn of_tls_port(port: u16) -> Vec<Stranger> {
+        let certificates = [None, Some("foreign"), Some("other")].map(|name| Stranger::Certificate(port, name));
+        [Stranger::Plaintext(port)].into_iter().chain(certificates).collect()
+    }
+}
+
+impl Contender {
+    pub(crate) const ALL: [Contender; 5] =
+        [Contender::NoMesh, Contender::Culvert, Contender::Before, Contender::Envoy, Contender::Ztunnel];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Contender::NoMesh => "no-mesh",
+            Contender::Culvert => "culvert",
+            Contender::Before => "before",
+            Contender::Envoy => "envoy",
+            Contender::Ztunnel => "ztunnel",
+        }
+    }
+
+    /// Whether its program was given.
+    pub(crate) fn at_hand(self, wanted: &Arguments) -> bool {
+        match self {
+            Contender::NoMesh | Contender::Culvert => true,
+            Contender::Before => wanted.before.is_some(),
+            Contender::Envoy => wanted.envoy.is_some(),
+            Contender::Ztunnel => wanted.ztunnel.is_some(),
+        }
+    }
+
+    /// Whether nothing readable may cross the link.
+    pub(crate) fn encrypts(self) -> bool {
+        self != Contender::NoMesh
+    }
+
+    pub(crate) fn start(self, lab: &mut Lab, wanted: &Arguments) -> Result<Found> {
+        let pair = Pair::build(lab)?;
+        let missing = || anyhow::anyhow!("no program was given");
+        match self {
+            Contender::NoMesh => Ok(Found {
+                contender: self,
+                pair,
+                processes: Vec::new(),
+                beside: Vec::new(),
+                conversations: Vec::new(),
+                version: "the kernel alone".to_owned(),
+                strangers: Vec::new(),
+            }),
+            Contender::Culvert => culvert::start(self, pair, &wanted.bin_dir, wanted),
+            Contender::Before => culvert::start(self, pair, wanted.before.as_ref().ok_or_else(missing)?, wanted),
+            Contender::Envoy => envoy::start(pair, wanted.envoy.as_ref().ok_or_else(missing)?, wanted),
+            Contender::Ztunnel => ztunnel::start(pair, wanted.ztunnel.as_ref().ok_or_else(missing)?, wanted),
+        }
+    }
+}
+
+impl Found {
+    pub(crate) fn name(&self) -> &'static str {
+        self.contender.name()
+    }
+
+    /// A line for the eye.
+    pub(crate) fn says(&self) -> &str {
+        &self.version
+    }
+
+    /// The proxies with their children, to be watched together.
+    pub(crate) fn watch(&self) -> Vec<Watch> {
+        if self.processes.is_empty() {
+            return Vec::new();
+        }
+        let pids = self.processes.iter().flat_map(|process| family(process.pid())).collect();
+        vec![Watch { name: "proxies".to_owned(), pids }]
+    }
+}
+
+/// A process and all its descendants.
+fn family(pid: i32) -> Vec<i32> {
+    let mut all = vec![pid];
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    for child in children.split_whitespace().filter_map(|word| word.parse().ok()) {
+        all.extend(family(child));
+    }
+    all
+}

@@ -1,0 +1,168 @@
+//! culvert: control plane over files, one agent per node, real capture, its defaults.
+
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use culvert_lab::topology::FABRIC_IP4;
+use culvert_lab::{Netns, Node, Pod, Process, report, sandbox};
+
+use crate::rig::contender::{Contender, Found, Stranger};
+use crate::rig::pair::Pair;
+use crate::rig::{Arguments, START, template};
+
+const MANIFESTS: &str = include_str!("../../../rivals/culvert.yaml");
+
+/// Its own folders and ports, so that two of them stand side by side.
+struct Place {
+    folder: PathBuf,
+    port: u16,
+    programs: PathBuf,
+}
+
+pub(crate) fn start(contender: Contender, pair: Pair, programs: &Path, wanted: &Arguments) -> Result<Found> {
+    let folder = PathBuf::from(format!("/run/lab/culvert-{}", pair.number()));
+    let port = 15100 + u16::try_from(pair.number())?;
+    let place = Place { folder, port, programs: programs.to_path_buf() };
+    place.write_manifests(&pair)?;
+    let control = place.start_control()?;
+    let mut processes = Vec::new();
+    for node in [&pair.client_node, &pair.server_node] {
+        processes.push(place.start_agent(node, &wanted.agent_args)?);
+    }
+    for (pod, name) in pods(&pair) {
+        place.enrol(pod, name)?;
+    }
+    place.wait_until_known(&pair)?;
+    let version = Netns::own().run(&place.program("culvert-agent"), &["--version"])?;
+    Ok(Found {
+        contender,
+        pair,
+        processes,
+        beside: vec![control],
+        conversations: Vec::new(),
+        version: format!("{}, {}", version.trim(), programs.display()),
+        strangers: vec![Stranger::OtherPod, Stranger::Plaintext(15008), Stranger::Certificate(15008, None)],
+    })
+}
+
+fn pods(pair: &Pair) -> [(&Pod, &'static str); 3] {
+    [(&pair.client, "client"), (&pair.other, "other"), (&pair.server, "server")]
+}
+
+impl Place {
+    fn program(&self, name: &str) -> String {
+        self.programs.join(name).display().to_string()
+    }
+
+    fn write_manifests(&self, pair: &Pair) -> Result<()> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let words = [
+            ("client_node", pair.client_node.name().to_owned()),
+            ("server_node", pair.server_node.name().to_owned()),
+            ("client_net", pair.client.ip4().octets()[2].to_string()),
+            ("server_net", pair.server.ip4().octets()[2].to_string()),
+        ];
+        let manifests = self.folder.join("manifests");
+        std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&manifests)?;
+        Ok(std::fs::write(manifests.join("bench.yaml"), template::fill(MANIFESTS, &words)?)?)
+    }
+
+    fn start_control(&self) -> Result<Process> {
+        let address = SocketAddr::from((FABRIC_IP4, self.port));
+        let mut command = Command::new(self.program("culvert-control"));
+        command.arg("--manifests").arg(self.folder.join("manifests")).arg("--state").arg(self.folder.join("control"));
+        command.arg("--listen").arg(address.to_string()).arg("--admin").arg(self.folder.join("control.sock"));
+        let mut process = Process::start_command(&format!("control-{}", self.port), command)?;
+        wait_until(&mut process, || TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok())?;
+        Ok(process)
+    }
+
+    fn run_dir(&self, node: &str) -> PathBuf {
+        PathBuf::from(format!("/run/culvert-{node}"))
+    }
+
+    fn start_agent(&self, node: &Node, more: &str) -> Result<Process> {
+        let state = self.folder.join("control").display().to_string();
+        let token = Netns::own().run(&self.program("culvert-control"), &["token", node.name(), "--state", &state])?;
+        let token_file = self.folder.join(format!("token-{}", node.name()));
+        write_private(&token_file, token.trim())?;
+        let run_dir = self.run_dir(node.name());
+        let mut command = node.netns().command(self.program("culvert-agent"));
+        command.args(["--node", node.name(), "--control", &format!("https://{FABRIC_IP4}:{}", self.port)]);
+        command.arg("--control-root").arg(self.folder.join("control/root.pem"));
+        command.arg("--join-token-file").arg(token_file).arg("--run-dir").arg(&run_dir);
+        command.args(["--bpffs", sandbox::BPFFS, "--metrics", "127.0.0.1:15020"]).args(more.split_whitespace());
+        let mut process = Process::start_command(&format!("agent-{}", node.name()), command)?;
+        let socket = run_dir.join("enrol.sock");
+        wait_until(&mut process, || socket.exists())?;
+        let title = format!("culvert status on {}", node.name());
+        let admin = run_dir.join("admin.sock").display().to_string();
+        report::add_view(&title, &[&self.program("culvert"), "status", "--socket", &admin]);
+        Ok(process)
+    }
+
+    /// As a CNI plugin would, which asks again while the agent has no state yet.
+    fn enrol(&self, pod: &Pod, name: &str) -> Result<()> {
+        let netns = pod.netns().path().display().to_string();
+        let socket = self.run_dir(pod.node().name()).join("enrol.sock").display().to_string();
+        let uid = format!("bench-{name}");
+        let deadline = Instant::now() + START;
+        loop {
+            let arguments = ["enrol", "--socket", &socket, "--uid", &uid, "--netns", &netns];
+            match pod.node().netns().run(&self.program("culvert-agent"), &arguments) {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() > deadline => return Err(error).context(format!("enrolling {name}")),
+                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            }
+        }
+    }
+
+    /// Both agents must know where all pods are.
+    fn wait_until_known(&self, pair: &Pair) -> Result<()> {
+        for node in [&pair.client_node, &pair.server_node] {
+            for (pod, name) in pods(pair) {
+                let deadline = Instant::now() + START;
+                while !self.knows(node, pod, name) {
+                    if Instant::now() > deadline {
+                        bail!("the agent of {} does not know where {name} is", node.name());
+                    }
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn knows(&self, node: &Node, pod: &Pod, name: &str) -> bool {
+        let socket = self.run_dir(node.name()).join("admin.sock").display().to_string();
+        let name = format!("bench/{name}");
+        let arguments = ["why", &name, &name, "1", "--json", "--socket", &socket];
+        let answer = Netns::own().run(&self.program("culvert"), &arguments).unwrap_or_default();
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap_or_default();
+        answer["source"]["address"] == pod.ip4().to_string()
+    }
+}
+
+fn wait_until(process: &mut Process, mut is_so: impl FnMut() -> bool) -> Result<()> {
+    let deadline = Instant::now() + START;
+    while !is_so() {
+        if let Some(status) = process.try_wait()? {
+            bail!("{} ended ({status}):\n{}", process.name(), process.log());
+        }
+        if Instant::now() > deadline {
+            bail!("{} is not ready:\n{}", process.name(), process.log());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+fn write_private(file: &Path, text: &str) -> Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file)?;
+    Ok(file.write_all(text.as_bytes())?)
+}

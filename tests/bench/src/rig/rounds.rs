@@ -1,0 +1,113 @@
+//! Rounds: in each, every workload is run once by every contender, in random order, one right after the other.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use rand::seq::SliceRandom as _;
+use serde::{Deserialize, Serialize};
+
+use super::Arguments;
+use super::contender::Found;
+use super::pair;
+use super::workload::Workload;
+use crate::load::Outcome;
+use crate::pulse::{self, Distance};
+
+/// How long the machine is left alone between two runs.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// How often a block is tried again after the host has moved the cores.
+const TRIES: usize = 6;
+
+/// How long to wait for the placement of cores that was asked for.
+const PLACEMENT: Duration = Duration::from_secs(90);
+
+/// One run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) round: usize,
+    pub(crate) workload: String,
+    pub(crate) contender: String,
+    pub(crate) outcome: Outcome,
+    /// What the second load of the workload did meanwhile.
+    #[serde(default)]
+    pub(crate) beside: Option<Outcome>,
+    /// Where the cores were before the run.
+    pub(crate) cores: Distance,
+    /// The host moved the cores within the block: none of the block's figures counts, whatever they are.
+    #[serde(default)]
+    pub(crate) moved: bool,
+}
+
+/// All rounds. A run that fails fails the comparison: no round is left out by its result.
+pub(crate) fn run(found: &[Found], workloads: &[Workload], wanted: &Arguments) -> Result<Vec<Record>> {
+    let mut random = rand::rng();
+    let mut records = Vec::new();
+    for round in 1..=wanted.rounds {
+        eprintln!("round {round} of {}", wanted.rounds);
+        let mut order: Vec<&Workload> = workloads.iter().collect();
+        order.shuffle(&mut random);
+        for workload in order {
+            for _ in 0..TRIES {
+                let mut turn: Vec<&Found> = found.iter().collect();
+                turn.shuffle(&mut random);
+                let block = block(round, &turn, workload, wanted)?;
+                let moved = block.iter().any(|record| record.moved);
+                records.extend(block);
+                if !moved {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(records)
+}
+
+/// Every contender once. It ends early when the cores have moved, and then counts for nothing.
+fn block(round: usize, turn: &[&Found], workload: &Workload, wanted: &Arguments) -> Result<Vec<Record>> {
+    let cores = placement(wanted.cores)?;
+    let mut records = Vec::new();
+    let mut moved = false;
+    for one in turn {
+        let (outcome, beside) = measure(one, workload, wanted)
+            .with_context(|| format!("{} under {}, round {round}", one.name(), workload.name))?;
+        let (workload, contender) = (workload.name.clone(), one.name().to_owned());
+        records.push(Record { round, workload, contender, outcome, beside, cores, moved: false });
+        std::thread::sleep(PAUSE);
+        moved = pulse::distance()? != cores;
+        if moved {
+            break;
+        }
+    }
+    records.iter_mut().for_each(|record| record.moved = moved);
+    Ok(records)
+}
+
+/// Waits, for a while, until the cores are where they were asked to be.
+fn placement(wanted: Option<Distance>) -> Result<Distance> {
+    let since = Instant::now();
+    loop {
+        let now = pulse::distance()?;
+        if wanted.is_none_or(|wanted| wanted == now) || since.elapsed() > PLACEMENT {
+            return Ok(now);
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn measure(one: &Found, workload: &Workload, wanted: &Arguments) -> Result<(Outcome, Option<Outcome>)> {
+    let load = |words: &[String], seconds, warmup| one.pair.load(&one.watch(), seconds, warmup, words);
+    let Some(second) = &workload.beside else {
+        return Ok((pair::finish(load(&workload.words, wanted.seconds, wanted.warmup)?)?, None));
+    };
+    // The second begins first and ends last, so that the first is never alone.
+    let beside = spawn(load(second, wanted.seconds, wanted.warmup)?)?;
+    let outcome = pair::finish(load(&workload.words, wanted.seconds, wanted.warmup)?)?;
+    let beside = pair::parse(&beside.wait_with_output()?)?;
+    Ok((outcome, Some(beside)))
+}
+
+fn spawn(mut command: Command) -> Result<std::process::Child> {
+    Ok(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
+}

@@ -1,0 +1,58 @@
+//! The workloads, by name.
+
+/// One workload.
+#[derive(Clone, Debug)]
+pub(crate) struct Workload {
+    /// Its name, also for `--only`.
+    pub(crate) name: String,
+    /// What it is, in words.
+    pub(crate) title: String,
+    /// Arguments of the load.
+    pub(crate) words: Vec<String>,
+    /// Part of a run that names none.
+    pub(crate) usual: bool,
+    /// A second load at the same time, whose figures are the bulk's beside the requests.
+    pub(crate) beside: Option<Vec<String>>,
+}
+
+impl Workload {
+    /// All there are.
+    pub(crate) fn all() -> Vec<Workload> {
+        let mut all = Vec::new();
+        for streams in [1, 4, 16] {
+            let title = format!("bulk, {streams} stream{}", if streams == 1 { "" } else { "s" });
+            all.push(Workload::new(format!("bulk{streams}"), title, format!("bulk --streams {streams}")));
+        }
+        for connections in [1, 16, 64, 1000] {
+            let title = format!("requests of 1 KB, {connections} connections");
+            let words = format!("requests --connections {connections}");
+            all.push(Workload::new(format!("c{connections}"), title, words));
+        }
+        for (size, name) in [(64, "64b"), (16384, "16k")] {
+            let title = format!("requests of {size} B, 16 connections");
+            let words = format!("requests --connections 16 --size {size}");
+            all.push(Workload::new(format!("c16-{name}"), title, words));
+        }
+        for rate in [1000, 5000] {
+            let title = format!("{rate} requests/s of 1 KB at a fixed rate, 16 connections");
+            let words = format!("requests --connections 16 --rate {rate}");
+            all.push(Workload::new(format!("rate{rate}"), title, words));
+        }
+        let title = "new connections, 16 at a time".to_owned();
+        all.push(Workload::new("connects".to_owned(), title, "connects --at-a-time 16".to_owned()));
+        let title = "requests of 1 KB, 16 connections, beside one bulk stream".to_owned();
+        let mut mice = Workload::new("mice".to_owned(), title, "requests --connections 16".to_owned());
+        mice.beside = Some(words("bulk --streams 1"));
+        all.push(mice);
+        all
+    }
+
+    fn new(name: String, title: String, load: String) -> Workload {
+        let usual = !matches!(name.as_str(), "c1000" | "c16-64b" | "c16-16k" | "rate1000" | "rate5000" | "bulk16");
+        Workload { name, title, words: words(&load), usual, beside: None }
+    }
+}
+
+fn words(load: &str) -> Vec<String> {
+    load.split(' ').map(str::to_owned).collect()
+}

@@ -1,0 +1,119 @@
+//! `cargo xtask bench`: the comparison with no mesh and with the proxies that people would pick instead.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+
+use crate::tools::{self, Consent, Need};
+use crate::{demo, ebpf, paths, preflight, shell};
+
+/// What to compare.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// No mesh, culvert and Envoy; three workloads, three rounds: under three minutes.
+    #[arg(long)]
+    quick: bool,
+    /// Fifteen rounds and every workload.
+    #[arg(long, conflicts_with = "quick")]
+    full: bool,
+    /// Only these contenders and workloads, by name; a wrong name lists them.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Interleaved rounds.
+    #[arg(long, value_name = "N")]
+    rounds: Option<usize>,
+    /// Seconds that count, of each run.
+    #[arg(long, value_name = "S")]
+    seconds: Option<f64>,
+    /// Release programs of culvert that are built already.
+    #[arg(long, value_name = "DIR")]
+    bin_dir: Option<PathBuf>,
+    /// Other release programs of culvert, as one more contender: `before`.
+    #[arg(long, value_name = "DIR")]
+    before: Option<PathBuf>,
+    /// A ztunnel built with its feature `testing`.
+    #[arg(long, value_name = "FILE")]
+    ztunnel: Option<PathBuf>,
+    /// On a virtual machine whose host moves its cores: time only while they are there.
+    #[arg(long, value_name = "near|far")]
+    cores: Option<String>,
+    /// More arguments of culvert's agents, in one word.
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    agent_args: Option<String>,
+}
+
+/// Builds what it needs, then runs the comparison in a sandbox of its own.
+pub(crate) fn run(wanted: &Arguments, consent: Consent) -> Result<()> {
+    preflight::kernel_work()?;
+    tools::ensure(&[Need::Lab, Need::Bench], consent)?;
+    let programs = match &wanted.bin_dir {
+        Some(folder) => folder.clone(),
+        None => build(consent)?,
+    };
+    let mut bench = shell::program(rig(&programs)?);
+    bench.arg("run").arg("--bin-dir").arg(folder(&programs)?).arg("--envoy").arg(tools::envoy_program());
+    bench.arg("--out").arg(paths::target().join("bench"));
+    if let Some(programs) = &wanted.before {
+        bench.arg("--before").arg(folder(programs)?);
+    }
+    if let Some(program) = &wanted.ztunnel {
+        ensure!(program.exists(), "{} does not exist", program.display());
+        bench.arg("--ztunnel").arg(std::path::absolute(program)?);
+    }
+    bench.args(words(wanted));
+    shell::run(&mut bench)
+}
+
+fn build(consent: Consent) -> Result<PathBuf> {
+    ebpf::build(consent)?;
+    let programs = demo::build_programs()?;
+    shell::run(shell::cargo().args(["build", "--quiet", "--release", "--package", "culvert-bench"]))?;
+    Ok(programs)
+}
+
+/// The rig that lies beside the programs; nothing is compiled for programs that were given with theirs.
+fn rig(programs: &Path) -> Result<PathBuf> {
+    let beside = programs.join("culvert-bench");
+    if beside.exists() {
+        return Ok(std::path::absolute(beside)?);
+    }
+    shell::run(shell::cargo().args(["build", "--quiet", "--release", "--package", "culvert-bench"]))?;
+    Ok(paths::cargo_target().join("release/culvert-bench"))
+}
+
+fn folder(programs: &Path) -> Result<PathBuf> {
+    for name in ["culvert-agent", "culvert-control", "culvert"] {
+        ensure!(programs.join(name).exists(), "{} is not there", programs.join(name).display());
+    }
+    std::path::absolute(programs).context("no such folder")
+}
+
+/// The arguments that differ between a quick, a usual and a full run.
+fn words(wanted: &Arguments) -> Vec<String> {
+    let rounds = wanted.rounds.unwrap_or(if wanted.full {
+        15
+    } else if wanted.quick {
+        3
+    } else {
+        5
+    });
+    let seconds = wanted.seconds.unwrap_or(if wanted.quick { 1.5 } else { 2.0 });
+    let mut words = vec!["--rounds".to_owned(), rounds.to_string(), "--seconds".to_owned(), seconds.to_string()];
+    words.extend(["--warmup".to_owned(), "0.7".to_owned()]);
+    if wanted.full {
+        words.push("--every-workload".to_owned());
+    }
+    let quick = ["no-mesh", "culvert", "envoy", "bulk4", "c16", "connects"].map(str::to_owned);
+    let only = if wanted.quick && wanted.only.is_empty() { quick.to_vec() } else { wanted.only.clone() };
+    if !only.is_empty() {
+        words.extend(["--only".to_owned(), only.join(",")]);
+    }
+    if let Some(cores) = &wanted.cores {
+        words.extend(["--cores".to_owned(), cores.clone()]);
+    }
+    if let Some(more) = &wanted.agent_args {
+        words.extend(["--agent-args".to_owned(), more.clone()]);
+    }
+    words
+}
