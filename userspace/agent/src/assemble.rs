@@ -91,6 +91,8 @@ fn open_redirect(settings: &Settings) -> anyhow::Result<Redirect> {
 async fn join(settings: &Settings, metrics: &Arc<Metrics>) -> anyhow::Result<(ControlPort, Arc<NodeIdentity>)> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let port = control::port(settings)?;
+    let (root, domain) = (settings.control_root.clone(), settings.trust_domain.clone());
+    tokio::spawn(control::follow_root(root, domain, port.trust().bundles().clone()));
     let node = tokio::select! {
         node = control::join_or_load(settings, &port, &*clock) => node,
         stopped = tasks::until_stopped() => {

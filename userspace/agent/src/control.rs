@@ -7,6 +7,6 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use join::{JoinError, join_or_load, port};
+pub use join::{JoinError, follow_root, join_or_load, port};
 pub use report::report;
 pub use stream::{Feed, follow};

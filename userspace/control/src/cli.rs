@@ -162,6 +162,9 @@ pub struct KubeArgs {
     /// The ConfigMap that shows the roots, in its entry root.pem.
     #[arg(long, value_name = "NAME", default_value = "culvert-root")]
     pub root_config_map: String,
+    /// Seconds that an issuing key under a new root waits at least until it signs.
+    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = parse_hold)]
+    pub root_hold: Duration,
     /// Take istio.io/dataplane-mode: ambient and none for culvert.dev/enroll: "true" and "false".
     #[arg(long)]
     pub istio_labels: bool,
@@ -231,6 +234,10 @@ impl From<Action> for ActionDefault {
 
 fn parse_trust_domain(text: &str) -> Result<TrustDomain, String> {
     TrustDomain::parse(text).map_err(|error| error.to_string())
+}
+
+fn parse_hold(text: &str) -> Result<Duration, String> {
+    text.parse().map(Duration::from_secs).map_err(|_| "not a number of seconds".to_owned())
 }
 
 fn parse_leaf_life(text: &str) -> Result<Duration, String> {

@@ -16,7 +16,6 @@ use culvert_manifests::{Catalog, Live};
 use culvert_wire::TrustBundle;
 use tokio::{sync::mpsc, time};
 
-pub use keys::HOLD;
 use keys::KeyKeeper;
 use leader::Leader;
 pub use reviewer::{Agent, Expected, Reviewer, TokenRefusal};
@@ -101,6 +100,7 @@ async fn begin(args: &Run, state: &StateDir, kept: Kept) -> anyhow::Result<Servi
         published: published.clone(),
         nodes: Arc::clone(&nodes),
         leads: leader.leads(),
+        hold: kube.root_hold,
         staged: None,
     };
     tokio::spawn(owner.run(queue));

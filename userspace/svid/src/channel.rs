@@ -1,6 +1,11 @@
 //! gRPC channels to the control plane, over this project's own TLS configurations.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use culvert_identity::{SpiffeId, TrustDomain};
 use culvert_mtls::{Expected, LocalIdentity, Refusal, Trust, anonymous_client_config, server_name};
@@ -8,7 +13,12 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{
+    Request, Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint, Uri},
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -21,6 +31,29 @@ pub struct ControlPort {
     trust: Trust,
     trust_domain: TrustDomain,
     expected: Expected,
+    bearer: Bearer,
+}
+
+/// A channel whose calls carry the token, where there is one.
+pub type ControlChannel = InterceptedService<Channel, Bearer>;
+
+/// Adds `authorization: Bearer` to each call, from a file that somebody else keeps fresh: kubelet, for a pod's projected
+/// service account token. The file is read for each call.
+#[derive(Debug, Clone, Default)]
+pub struct Bearer(Option<Arc<Path>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let Some(path) = &self.0 else { return Ok(request) };
+        let unusable =
+            |why: String| Status::unavailable(format!("the token in {} cannot be used: {why}", path.display()));
+        let token = fs::read_to_string(path).map_err(|error| unusable(error.to_string()))?;
+        let value = MetadataValue::<Ascii>::try_from(format!("Bearer {}", token.trim()));
+        let mut value = value.map_err(|error| unusable(error.to_string()))?;
+        value.set_sensitive(true);
+        request.metadata_mut().insert("authorization", value);
+        Ok(request)
+    }
 }
 
 impl ControlPort {
@@ -28,7 +61,19 @@ impl ControlPort {
     /// the server must be `spiffe://TD/culvert/control`.
     pub fn new(address: &str, trust: Trust, trust_domain: &TrustDomain) -> Self {
         let expected = Expected::one(SpiffeId::of_control(trust_domain));
-        Self { address: address.into(), trust, trust_domain: trust_domain.clone(), expected }
+        Self { address: address.into(), trust, trust_domain: trust_domain.clone(), expected, bearer: Bearer::default() }
+    }
+
+    /// The same, with the token of this file on every call. Joining and renewing are then one: the token says which
+    /// node it is.
+    #[must_use]
+    pub fn with_token_file(self, path: PathBuf) -> Self {
+        Self { bearer: Bearer(Some(path.into())), ..self }
+    }
+
+    /// Do calls carry a token.
+    pub fn has_token(&self) -> bool {
+        self.bearer.0.is_some()
     }
 
     /// The trust domain whose control plane it is.
@@ -44,18 +89,18 @@ impl ControlPort {
     /// A channel that presents `identity`. It connects on the first call, and each time it connects again
     /// it presents the newest credentials; a connection that stands keeps those it was made with, so open
     /// a new channel when the node's credentials change.
-    pub fn channel(&self, identity: &LocalIdentity) -> Channel {
+    pub fn channel(&self, identity: &LocalIdentity) -> ControlChannel {
         let (identity, expected) = (identity.clone(), self.expected.clone());
         self.channel_with(move || identity.client_config(&expected).map_err(io::Error::from))
     }
 
     /// A channel that proves nothing: only for joining.
-    pub fn anonymous_channel(&self) -> Channel {
+    pub fn anonymous_channel(&self) -> ControlChannel {
         let (trust, expected) = (self.trust.clone(), self.expected.clone());
         self.channel_with(move || anonymous_client_config(&trust, &expected).map_err(io::Error::other))
     }
 
-    fn channel_with<F>(&self, config: F) -> Channel
+    fn channel_with<F>(&self, config: F) -> ControlChannel
     where
         F: Fn() -> io::Result<Arc<ClientConfig>> + Send + 'static,
     {
@@ -65,11 +110,12 @@ impl ControlPort {
             async move { connect(&address, config?).await.map(TokioIo::new) }
         });
         // The address is the connector's; this one only fills the authority of requests.
-        Endpoint::from_static("http://control.culvert.internal")
+        let channel = Endpoint::from_static("http://control.culvert.internal")
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-            .connect_with_connector_lazy(connector)
+            .connect_with_connector_lazy(connector);
+        InterceptedService::new(channel, self.bearer.clone())
     }
 }
 

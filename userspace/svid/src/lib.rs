@@ -22,7 +22,7 @@ mod observer;
 mod rotation;
 mod signer;
 
-pub use channel::ControlPort;
+pub use channel::{Bearer, ControlChannel, ControlPort};
 pub use clock::{Clock, SystemClock, WallOf};
 pub use issue::{Issue, IssueError, Request};
 pub use keeper::{Keeper, KeeperSettings};

@@ -67,7 +67,8 @@ impl NodeCredentials {
     }
 }
 
-/// Exchanges a single-use token for a node certificate, over TLS in which only the server proves itself.
+/// Exchanges a single-use token for a node certificate, over TLS in which only the server proves itself. A `port` with a
+/// token file needs no other token.
 /// Which node this is, the token says and the control plane answers.
 pub async fn join(port: &ControlPort, token: &str, clock: &dyn Clock) -> Result<NodeCredentials, JoinError> {
     let key = Key::generate()?;
@@ -89,6 +90,13 @@ struct NodeSigner {
 
 impl Issue for NodeSigner {
     async fn issue(&self, request: Request) -> Result<Vec<CertificateDer<'static>>, IssueError> {
+        if self.port.has_token() {
+            // The token proves which node it is, also where the certificate has ended meanwhile.
+            let call = JoinRequest { token: String::new(), csr: request.csr };
+            let mut client = NodeServiceClient::new(self.port.anonymous_channel());
+            let answer = tokio::time::timeout(TIMEOUT, client.join(call)).await.map_err(|_| IssueError::Timeout)??;
+            return answer::certificates(&answer.into_inner().cert_chain);
+        }
         // A channel of its own each time: it presents the certificate that is in use now.
         let mut client = NodeServiceClient::new(self.port.channel(&self.identity));
         let call = client.renew(RenewRequest { csr: request.csr });

@@ -11,6 +11,9 @@ use crate::settings::Settings;
 /// Longest pause between two attempts to join.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
+/// How often the file with the roots is looked at.
+const ROOT_LOOK: Duration = Duration::from_secs(10);
+
 /// Why the node has no identity.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
@@ -63,7 +66,32 @@ pub fn port(settings: &Settings) -> Result<ControlPort, JoinError> {
     let bundle = X509Bundle::parse_pem(settings.trust_domain.clone(), text).map_err(|e| unusable(e.to_string()))?;
     let bundles = TrustBundles::new();
     bundles.set(bundle).map_err(|error| unusable(error.to_string()))?;
-    Ok(ControlPort::new(&settings.control.to_string(), Trust::new(bundles), &settings.trust_domain))
+    let port = ControlPort::new(&settings.control.to_string(), Trust::new(bundles), &settings.trust_domain);
+    Ok(match &settings.control_token_file {
+        Some(path) => port.with_token_file(path.clone()),
+        None => port,
+    })
+}
+
+/// Follows the file with the control plane's roots: one root follows another without a restart of the agent. A file that
+/// cannot be read, or holds nothing of use, changes nothing.
+pub async fn follow_root(path: PathBuf, domain: TrustDomain, bundles: TrustBundles) {
+    let mut held = fs::read(&path).unwrap_or_default();
+    loop {
+        tokio::time::sleep(ROOT_LOOK).await;
+        let Ok(text) = fs::read(&path) else { continue };
+        if text == held {
+            continue;
+        }
+        let bundle = X509Bundle::parse_pem(domain.clone(), &text).map_err(|error| error.to_string());
+        match bundle.and_then(|bundle| bundles.set(bundle).map_err(|error| error.to_string())) {
+            Ok(_) => {
+                tracing::info!("the control plane's roots have changed");
+                held = text;
+            }
+            Err(error) => tracing::error!(error, "--control-root cannot be used: the former roots stay"),
+        }
+    }
 }
 
 /// Takes the certificate of the last run, or joins. Waits for a control plane that cannot be reached; a refusal ends it.
@@ -75,8 +103,11 @@ pub async fn join_or_load(
     if let Some(kept) = kept(settings, &settings.trust_domain, clock)? {
         return Ok(kept);
     }
-    let path = settings.join_token_file.as_ref().ok_or(JoinError::NoToken)?;
-    let token = fs::read_to_string(path).map_err(|error| JoinError::TokenFile(path.clone(), error))?;
+    let token = match (&settings.join_token_file, port.has_token()) {
+        (_, true) => String::new(),
+        (Some(path), false) => fs::read_to_string(path).map_err(|error| JoinError::TokenFile(path.clone(), error))?,
+        (None, false) => return Err(JoinError::NoToken),
+    };
     let mut pause = Duration::from_millis(100);
     let joined = loop {
         match node::join(port, &token, clock).await {

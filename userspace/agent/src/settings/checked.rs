@@ -34,6 +34,8 @@ pub struct Settings {
     pub trust_domain: TrustDomain,
     /// Single-use token of the first start.
     pub join_token_file: Option<PathBuf>,
+    /// `--control-token-file`.
+    pub control_token_file: Option<PathBuf>,
     /// The agent's own folder.
     pub run_dir: PathBuf,
     /// Mount point of bpffs.
@@ -93,6 +95,7 @@ impl Settings {
             let control_root = check.read("--control-root", required(&raw.control_root), path);
             let trust_domain = check.read("--trust-domain", or(&raw.trust_domain, "cluster.local"), trust_domain);
             let join_token_file = check.maybe("--join-token-file", &raw.join_token_file, path);
+            let control_token_file = check.maybe("--control-token-file", &raw.control_token_file, path);
             let run_dir = check.read("--run-dir", or(&raw.run_dir, "/run/culvert"), absolute);
             let bpffs = check.read("--bpffs", or(&raw.bpffs, "/sys/fs/bpf"), absolute);
             let metrics = check.read("--metrics", or(&raw.metrics, "0.0.0.0:15020"), address);
@@ -113,6 +116,7 @@ impl Settings {
                 control_root: control_root?,
                 trust_domain: trust_domain?,
                 join_token_file: join_token_file?,
+                control_token_file: control_token_file?,
                 run_dir: run_dir?,
                 bpffs: bpffs?,
                 metrics: metrics?,

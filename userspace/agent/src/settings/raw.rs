@@ -58,6 +58,10 @@ pub struct Run {
     /// File with the node's join token; needed for the first start on a node.
     #[arg(long, env = "CULVERT_JOIN_TOKEN_FILE", value_name = "FILE")]
     pub join_token_file: Option<String>,
+    /// File with the agent's own projected service account token, where the control plane runs in a cluster; goes before
+    /// the join token.
+    #[arg(long, env = "CULVERT_CONTROL_TOKEN_FILE", value_name = "FILE")]
+    pub control_token_file: Option<String>,
     /// Folder of this agent alone (made with mode 0700): sockets, node certificate, the book of pods.
     #[arg(long, env = "CULVERT_RUN_DIR", value_name = "DIR", default_value = "/run/culvert")]
     pub run_dir: Option<String>,

@@ -28,9 +28,6 @@ use crate::{
 };
 
 const LOOK: Duration = Duration::from_secs(5);
-/// A new issuing key under new roots waits at least so long: other control planes, and agents that are away for a
-/// moment, have to see the roots as well.
-pub const HOLD: Duration = Duration::from_secs(60);
 /// A root that is no longer the Secret's is kept for so long after it has last been.
 const RETIRE: Duration = Duration::from_secs(MAX_LEAF_LIFE.as_secs() + 3600);
 const RETIRES: &str = "culvert.dev/roots-retire";
@@ -59,6 +56,9 @@ pub(super) struct KeyKeeper {
     pub(super) nodes: Arc<NodeBook>,
     /// May this process write.
     pub(super) leads: watch::Receiver<bool>,
+    /// A new issuing key under new roots waits at least so long: other control planes, agents that are away for a moment
+    /// and mounted ConfigMaps have to show the roots as well.
+    pub(super) hold: Duration,
     /// A key that waits until its roots are everywhere.
     pub(super) staged: Option<Staged>,
 }
@@ -142,7 +142,7 @@ impl KeyKeeper {
                 tracing::info!("a new issuing key waits until agents have taken its roots");
                 Staged { given: given.clone(), since: Instant::now(), generation }
             });
-            let everywhere = staged.since.elapsed() >= HOLD && self.taken(staged.generation);
+            let everywhere = staged.since.elapsed() >= self.hold && self.taken(staged.generation);
             self.staged = Some(staged);
             if !everywhere {
                 return Ok(());
