@@ -18,7 +18,8 @@ pub struct Limits {
     /// Bytes that a peer may send on one stream before the application has taken them
     /// (`SETTINGS_INITIAL_WINDOW_SIZE`). This is the most memory that a reader that never reads can cost.
     pub stream_window: u32,
-    /// What the window of a stream may grow to when the way to the peer is long and its reader keeps up, in bytes.
+    /// What the window of a stream may grow to when its reader keeps up: after 16 MiB, or at once when the way to the peer
+    /// is long. In bytes.
     pub largest_window: u32,
     /// Bytes that a peer may have in flight on a tunnel, besides those held for slow readers.
     pub connection_window: u32,

@@ -42,8 +42,6 @@ const OUT_HARD_LIMIT: usize = 1 << 20;
 const SHARE: usize = 64 * 1024;
 /// A stream whose reader has taken so many bytes is a bulk transfer that is being read.
 const PROVEN: u64 = 16 << 20;
-/// The window of such a stream, in bytes.
-const PROVEN_WINDOW: u32 = 1 << 20;
 /// From this round trip on, windows grow as long as they are used up.
 const LONG_WAY: Duration = Duration::from_millis(1);
 
@@ -316,19 +314,21 @@ impl Session {
         result
     }
 
-    /// Streams that waited for room look again, the one that was served longest ago first.
+    /// Streams that wait for room look again, the one that was served longest ago first.
     fn admit(&mut self) {
         if self.waiting.is_empty() || self.send_window <= 0 {
             return;
         }
-        let mut waiting = std::mem::take(&mut self.waiting);
-        waiting.sort_by_key(|id| self.streams.get(id).map_or(0, |stream| stream.served));
-        for id in waiting {
-            if let Some(stream) = self.streams.get_mut(&id) {
-                stream.waits = false;
-                stream.wake();
-            }
+        let streams = &self.streams;
+        self.waiting.sort_by_key(|id| streams.get(id).map_or(0, |stream| stream.served));
+        for stream in self.waiting.iter().filter_map(|id| streams.get(id)) {
+            stream.wake();
         }
+    }
+
+    /// The stream no longer waits for room.
+    fn leave_queue(&mut self, id: u32) {
+        self.waiting.retain(|waiting| *waiting != id);
     }
 
     /// Gives memory back that an idle connection does not need.

@@ -222,11 +222,11 @@ impl Carry {
         let received = self.stream.session().is_recv_done(self.stream.id());
         match why {
             StreamError::Reset(code::NO_ERROR) | StreamError::Reset(code::CANCEL) if received => {
-                self.outward_closed = true;
+                self.stop_collecting();
                 Ok(())
             }
             StreamError::Reset(code::NO_ERROR) => {
-                self.outward_closed = true;
+                self.stop_collecting();
                 let delivered = self.stream.session().queued(self.stream.id()).0.is_empty();
                 if delivered {
                     socket::finish(&self.app).map_err(|_| End::Reset(Side::Near))?;
@@ -236,6 +236,11 @@ impl Carry {
             }
             why => Err(end_of(why)),
         }
+    }
+
+    fn stop_collecting(&mut self) {
+        self.outward_closed = true;
+        self.stream.session().forgo(self.stream.id());
     }
 }
 

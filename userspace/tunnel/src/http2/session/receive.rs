@@ -1,8 +1,7 @@
 //! What the peer sends.
 
 use super::{
-    Asked, Greeting, KEEPALIVE, LAST_CALL, LONG_WAY, Leaving, OUT_HARD_LIMIT, PROVEN, PROVEN_WINDOW, Role, Session,
-    stream::Stream,
+    Asked, Greeting, KEEPALIVE, LAST_CALL, LONG_WAY, Leaving, OUT_HARD_LIMIT, PROVEN, Role, Session, stream::Stream,
 };
 use crate::{
     error::StreamError,
@@ -402,7 +401,7 @@ fn grown(stream: &Stream, far: bool, largest: u32) -> u32 {
     let used_up = stream.recv_window < i64::from(stream.target / 4);
     let target = match (far && used_up, stream.delivered >= PROVEN) {
         (true, _) => stream.target.saturating_mul(2),
-        (false, true) => stream.target.max(PROVEN_WINDOW),
+        (false, true) => largest,
         (false, false) => stream.target,
     };
     target.min(largest)

@@ -88,19 +88,46 @@ impl Session {
         if stream.send_window <= 0 {
             stream.blocked = true;
             stream.watch(cx);
+            if std::mem::take(&mut stream.waits) {
+                // Those behind it need not wait for this one.
+                self.leave_queue(id);
+                self.admit();
+            }
             return Poll::Pending;
         }
         let free = (OUT_LIMIT.saturating_sub(self.out.len())) as i64;
-        let had_its_share = stream.served == self.turn && !self.waiting.is_empty();
-        if free <= SCRAP as i64 || self.send_window <= 0 || had_its_share {
+        let room = free.min(stream.send_window).min(self.send_window).min(i64::from(self.peer.max_frame));
+        if free <= SCRAP as i64 || self.send_window <= 0 || self.is_behind(id) {
+            self.enter_queue(id, cx);
+            return Poll::Pending;
+        }
+        if self.streams.get_mut(&id).is_some_and(|stream| std::mem::take(&mut stream.waits)) {
+            self.leave_queue(id);
+        }
+        Poll::Ready(Ok((room as usize).min(SHARE)))
+    }
+
+    /// The stream sends nothing more: nobody needs to wait for its turn.
+    pub(crate) fn forgo(&mut self, id: u32) {
+        if self.streams.get_mut(&id).is_some_and(|stream| std::mem::take(&mut stream.waits)) {
+            self.leave_queue(id);
+            self.admit();
+        }
+    }
+
+    /// Whether somebody waits who was served longer ago.
+    fn is_behind(&self, id: u32) -> bool {
+        let served = |id: &u32| self.streams.get(id).map_or(u64::MAX, |stream| stream.served);
+        self.waiting.iter().any(|other| served(other) < served(&id))
+    }
+
+    fn enter_queue(&mut self, id: u32, cx: &Context<'_>) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.watch(cx);
             if !std::mem::replace(&mut stream.waits, true) {
                 self.waiting.push(id);
             }
-            stream.watch(cx);
-            return Poll::Pending;
         }
-        let room = free.min(stream.send_window).min(self.send_window).min(i64::from(self.peer.max_frame));
-        Poll::Ready(Ok((room as usize).min(SHARE)))
     }
 
     /// Appends a DATA frame of at most `most` bytes, for which there must be room; `fill` gives how many it has written,
@@ -173,7 +200,10 @@ impl Session {
 
     /// Nobody has the stream any more.
     pub(crate) fn release(&mut self, id: u32) {
-        self.streams.remove(&id);
+        if self.streams.remove(&id).is_some_and(|stream| stream.waits) {
+            self.leave_queue(id);
+            self.admit();
+        }
         if self.leaving != Leaving::No && self.streams.is_empty() {
             self.wake_driver();
         }

@@ -1,1 +1,310 @@
+//! Two sessions that talk to each other, and peers that break the rules.
 
+use std::{cell::RefCell, rc::Rc};
+
+use super::*;
+use crate::{
+    connect::Authority,
+    http2::{
+        code,
+        frame::{LARGEST_WINDOW, PREFACE, put, put_goaway, put_reset, put_settings, put_window_update},
+        headers,
+    },
+};
+
+/// An application that takes so many bytes at once.
+#[derive(Clone, Default)]
+struct App {
+    got: Rc<RefCell<Vec<u8>>>,
+    room: Rc<RefCell<usize>>,
+}
+
+impl Near for App {
+    fn give(&self, bytes: &[u8], _more: bool) -> Given {
+        let taken = bytes.len().min(*self.room.borrow());
+        *self.room.borrow_mut() -= taken;
+        self.got.borrow_mut().extend_from_slice(&bytes[..taken]);
+        Given::Took(taken)
+    }
+}
+
+fn context() -> Context<'static> {
+    Context::from_waker(Waker::noop())
+}
+
+fn request() -> ConnectRequest {
+    ConnectRequest::to(Authority::parse("10.0.0.1:80").unwrap())
+}
+
+/// Passes what both have to say, until neither has anything more.
+fn talk(a: &mut Session, b: &mut Session) {
+    while a.has_out() || b.has_out() {
+        let said = a.drain(usize::MAX, <[u8]>::to_vec);
+        b.absorb(&said, false).unwrap();
+        let said = b.drain(usize::MAX, <[u8]>::to_vec);
+        a.absorb(&said, false).unwrap();
+    }
+}
+
+fn pair() -> (Session, Session) {
+    let limits = Limits::default();
+    let (mut client, mut server) = (Session::new(Role::Dialling, &limits), Session::new(Role::Serving, &limits));
+    talk(&mut client, &mut server);
+    (client, server)
+}
+
+/// A pair with one stream that was answered, and the application behind the server.
+fn connected(room: usize) -> (Session, Session, u32, App) {
+    let (mut client, mut server) = pair();
+    let id = client.open(&request()).unwrap();
+    talk(&mut client, &mut server);
+    let Some(Asked::Connect(asked, _)) = server.take_asked() else { panic!("no request") };
+    assert_eq!(asked, id);
+    server.accept(id, &Baggage::default()).unwrap();
+    let app = App::default();
+    *app.room.borrow_mut() = room;
+    server.attach(id, Box::new(app.clone()));
+    talk(&mut client, &mut server);
+    assert!(matches!(client.poll_answer(id, &context()), Poll::Ready(Ok((200, _)))));
+    (client, server, id, app)
+}
+
+fn send(session: &mut Session, id: u32, bytes: &[u8]) -> usize {
+    let Poll::Ready(Ok(room)) = session.poll_room(id, &context()) else { return 0 };
+    let most = room.min(bytes.len());
+    session
+        .append(id, most, |out| Ok(std::io::copy(&mut &bytes[..most], &mut bytes::BufMut::writer(out))? as usize))
+        .unwrap()
+}
+
+/// A serving session that has been greeted, as a peer that writes frames by hand sees it.
+fn greeted() -> Session {
+    let mut server = Session::new(Role::Serving, &Limits::default());
+    let mut hello = PREFACE.to_vec();
+    put_settings(&mut hello, &[]);
+    server.absorb(&hello, false).unwrap();
+    server
+}
+
+fn connect_frame(id: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    put(&mut bytes, kind::HEADERS, frame::flag::END_HEADERS, id, &headers::write_request(&request()));
+    bytes
+}
+
+#[test]
+fn what_the_application_does_not_take_waits_and_holds_the_window() {
+    let (mut client, mut server, id, app) = connected(100_000);
+    let mut sent = 0;
+    loop {
+        let some = send(&mut client, id, &[7; 50_000]);
+        talk(&mut client, &mut server);
+        if some == 0 {
+            break;
+        }
+        sent += some;
+    }
+    assert_eq!(sent, (256 << 10) + 100_000, "the window and what was taken");
+    assert_eq!((app.got.borrow().len(), server.queued(id).0.len() + server.queued(id).1.len()), (100_000, 256 << 10));
+    assert_eq!(server.held.bytes(), 256 << 10);
+    server.took(id, 256 << 10);
+    assert_eq!(server.held.bytes(), 0);
+    talk(&mut client, &mut server);
+    assert!(send(&mut client, id, &[7; 10]) > 0, "there is room again");
+}
+
+#[test]
+fn the_end_travels_with_the_last_bytes_or_alone() {
+    let (mut client, mut server, id, _app) = connected(usize::MAX);
+    send(&mut client, id, b"last");
+    client.finish(id);
+    let said = client.drain(usize::MAX, <[u8]>::to_vec);
+    assert_eq!(said.len(), 9 + 4, "one frame");
+    server.absorb(&said, false).unwrap();
+    assert!(server.is_recv_done(id));
+    send(&mut server, id, b"late");
+    server.drain(usize::MAX, |_| ());
+    server.finish(id);
+    assert_eq!(server.drain(usize::MAX, <[u8]>::to_vec).len(), 9, "the bytes are gone: an empty frame");
+}
+
+#[test]
+fn a_drained_part_does_not_move_the_end_of_another_frame() {
+    let (mut client, mut server, id, app) = connected(usize::MAX);
+    let other = client.open(&request()).unwrap();
+    let mut said = Vec::new();
+    send(&mut client, id, &[1; 5000]);
+    client.drain(100, |part| said.extend_from_slice(part));
+    send(&mut client, id, &[2; 5000]);
+    client.drain(3000, |part| said.extend_from_slice(part));
+    client.finish(id);
+    client.drain(usize::MAX, |part| said.extend_from_slice(part));
+    server.absorb(&said, false).unwrap();
+    assert!(server.is_recv_done(id) && !server.is_recv_done(other));
+    assert_eq!(app.got.borrow().len(), 10_000);
+}
+
+#[test]
+fn everybody_has_a_turn_when_there_is_little_room() {
+    let (mut client, mut server, first, _app) = connected(usize::MAX);
+    let ids: Vec<u32> = [first].into_iter().chain((0..5).map(|_| client.open(&request()).unwrap())).collect();
+    talk(&mut client, &mut server);
+    let mut sent = vec![0; ids.len()];
+    for _ in 0..30 {
+        // The order of the tasks is the worst one: always the same.
+        for (n, id) in ids.iter().enumerate() {
+            sent[n] += send(&mut client, *id, &[0; 100_000]);
+        }
+        client.drain(usize::MAX, |_| ());
+        client.send_window = LARGEST_WINDOW;
+        client.streams.values_mut().for_each(|stream| stream.send_window = LARGEST_WINDOW);
+    }
+    let (least, most) = (sent.iter().min().unwrap(), sent.iter().max().unwrap());
+    assert!(*least * 4 > *most, "{sent:?}");
+}
+
+#[test]
+fn frames_against_the_rules_end_the_connection_with_the_code_of_the_rfc() {
+    let frame = |kind, flags, stream, payload: &[u8]| {
+        let mut bytes = Vec::new();
+        put(&mut bytes, kind, flags, stream, payload);
+        bytes
+    };
+    let table: Vec<(&str, Vec<u8>, u32)> = vec![
+        ("DATA on stream 0", frame(kind::DATA, 0, 0, b"x"), code::PROTOCOL_ERROR),
+        ("DATA on a stream that never was", frame(kind::DATA, 0, 9, b"x"), code::PROTOCOL_ERROR),
+        ("HEADERS on stream 0", frame(kind::HEADERS, 4, 0, &[0x88]), code::PROTOCOL_ERROR),
+        ("HEADERS on an even stream", frame(kind::HEADERS, 4, 2, &[0x82]), code::PROTOCOL_ERROR),
+        ("HEADERS that are cut", frame(kind::HEADERS, 4 | 8, 1, &[]), code::FRAME_SIZE_ERROR),
+        ("HEADERS with too much padding", frame(kind::HEADERS, 4 | 8, 1, &[9, 0]), code::PROTOCOL_ERROR),
+        ("a block that cannot be read", frame(kind::HEADERS, 4, 1, &[0x80]), code::COMPRESSION_ERROR),
+        ("CONTINUATION of nothing", frame(kind::CONTINUATION, 4, 1, &[]), code::PROTOCOL_ERROR),
+        (
+            "a block that is interrupted",
+            [frame(kind::HEADERS, 0, 1, &[0x82]), frame(kind::PING, 0, 0, &[0; 8])].concat(),
+            code::PROTOCOL_ERROR,
+        ),
+        (
+            "a block that goes on elsewhere",
+            [frame(kind::HEADERS, 0, 1, &[0x82]), frame(kind::CONTINUATION, 4, 3, &[])].concat(),
+            code::PROTOCOL_ERROR,
+        ),
+        (
+            "a block without end",
+            [frame(kind::HEADERS, 0, 1, &[0x82]), frame(kind::CONTINUATION, 0, 1, &[0; 60_000]).repeat(2)].concat(),
+            code::ENHANCE_YOUR_CALM,
+        ),
+        (
+            "CONTINUATION with nothing in it",
+            [frame(kind::HEADERS, 0, 1, &[0x82]), frame(kind::CONTINUATION, 0, 1, &[])].concat(),
+            code::ENHANCE_YOUR_CALM,
+        ),
+        ("RST_STREAM of three bytes", frame(kind::RST_STREAM, 0, 1, &[0; 3]), code::FRAME_SIZE_ERROR),
+        ("RST_STREAM of a stream that never was", frame(kind::RST_STREAM, 0, 1, &[0; 4]), code::PROTOCOL_ERROR),
+        ("SETTINGS on a stream", frame(kind::SETTINGS, 0, 1, &[]), code::PROTOCOL_ERROR),
+        ("SETTINGS of five bytes", frame(kind::SETTINGS, 0, 0, &[0; 5]), code::FRAME_SIZE_ERROR),
+        ("an acknowledgement with settings", frame(kind::SETTINGS, 1, 0, &[0; 6]), code::FRAME_SIZE_ERROR),
+        ("a window of 2^31", frame(kind::SETTINGS, 0, 0, &[0, 4, 0x80, 0, 0, 0]), code::FLOW_CONTROL_ERROR),
+        ("a frame size below the least", frame(kind::SETTINGS, 0, 0, &[0, 5, 0, 0, 0x3f, 0xff]), code::PROTOCOL_ERROR),
+        ("push that is neither on nor off", frame(kind::SETTINGS, 0, 0, &[0, 2, 0, 0, 0, 2]), code::PROTOCOL_ERROR),
+        ("PUSH_PROMISE", frame(kind::PUSH_PROMISE, 4, 1, &[0; 4]), code::PROTOCOL_ERROR),
+        ("PING of seven bytes", frame(kind::PING, 0, 0, &[0; 7]), code::FRAME_SIZE_ERROR),
+        ("PING on a stream", frame(kind::PING, 0, 1, &[0; 8]), code::PROTOCOL_ERROR),
+        ("GOAWAY of seven bytes", frame(kind::GOAWAY, 0, 0, &[0; 7]), code::FRAME_SIZE_ERROR),
+        ("GOAWAY on a stream", frame(kind::GOAWAY, 0, 1, &[0; 8]), code::PROTOCOL_ERROR),
+        ("WINDOW_UPDATE of nothing", frame(kind::WINDOW_UPDATE, 0, 0, &[0; 4]), code::PROTOCOL_ERROR),
+        ("WINDOW_UPDATE of two bytes", frame(kind::WINDOW_UPDATE, 0, 0, &[0; 2]), code::FRAME_SIZE_ERROR),
+        ("a window beyond 2^31", frame(kind::WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff]), code::FLOW_CONTROL_ERROR),
+        ("PRIORITY of four bytes", frame(kind::PRIORITY, 0, 1, &[0; 4]), code::FRAME_SIZE_ERROR),
+    ];
+    for (what, bytes, wanted) in table {
+        assert_eq!(greeted().absorb(&bytes, false), Err(wanted), "{what}");
+    }
+    let mut early = Session::new(Role::Serving, &Limits::default());
+    let said = [PREFACE.to_vec(), connect_frame(1)].concat();
+    assert_eq!(early.absorb(&said, false), Err(code::PROTOCOL_ERROR), "SETTINGS come first");
+    let mut other = Session::new(Role::Serving, &Limits::default());
+    assert_eq!(other.absorb(b"GET / HTTP/1.1\r\n", false), Err(code::PROTOCOL_ERROR));
+}
+
+#[test]
+fn a_peer_that_sends_more_than_its_window_is_cut_off() {
+    let mut server = greeted();
+    server.absorb(&connect_frame(1), false).unwrap();
+    let mut data = Vec::new();
+    put(&mut data, kind::DATA, 0, 1, &vec![0; 256 << 10]);
+    server.absorb(&data, false).unwrap();
+    data.clear();
+    put(&mut data, kind::DATA, 0, 1, b"x");
+    assert_eq!(server.absorb(&data, false), Err(code::FLOW_CONTROL_ERROR));
+}
+
+#[test]
+fn requests_taken_back_over_and_over_are_an_attack() {
+    let mut server = greeted();
+    let mut outcome = Ok(());
+    let mut rounds = 0;
+    while outcome.is_ok() && rounds < 10_000 {
+        let id = 1 + 2 * rounds;
+        let mut bytes = connect_frame(id);
+        put_reset(&mut bytes, id, code::CANCEL);
+        outcome = server.absorb(&bytes, false);
+        assert!(server.streams.len() <= 1 && server.asked.len() <= 1);
+        rounds += 1;
+    }
+    assert_eq!((outcome, rounds), (Err(code::ENHANCE_YOUR_CALM), 801));
+}
+
+#[test]
+fn a_peer_that_provokes_answers_and_reads_none_is_cut_off() {
+    let mut server = greeted();
+    let mut pings = Vec::new();
+    for _ in 0..1000 {
+        put(&mut pings, kind::PING, 0, 0, &[1; 8]);
+    }
+    let outcome = (0..200).map(|_| server.absorb(&pings, false)).find(Result::is_err);
+    assert_eq!(outcome, Some(Err(code::ENHANCE_YOUR_CALM)));
+    assert!(server.out.len() < OUT_HARD_LIMIT + 20_000);
+}
+
+#[test]
+fn goaway_fails_the_streams_that_the_peer_will_not_look_at() {
+    let (mut client, _server, id, _app) = connected(0);
+    let late = client.open(&request()).unwrap();
+    let mut bytes = Vec::new();
+    put_goaway(&mut bytes, id, code::NO_ERROR);
+    client.absorb(&bytes, false).unwrap();
+    assert!(matches!(client.poll_answer(late, &context()), Poll::Ready(Err(StreamError::GoAway(0)))));
+    assert!(client.poll_gone(id, &context()).is_pending(), "the one that was answered goes on");
+    assert_eq!(client.limit(), Err(StreamError::GoAway(0)));
+}
+
+#[test]
+fn a_server_that_leaves_takes_what_crossed_its_word_and_nothing_later() {
+    let (mut client, mut server) = pair();
+    server.wind_down();
+    let first = client.open(&request()).unwrap();
+    talk(&mut client, &mut server);
+    assert!(matches!(server.take_asked(), Some(Asked::Connect(id, _)) if id == first), "it crossed");
+    assert!(!server.is_over(), "a stream is open");
+    server.absorb(&connect_frame(first + 2), false).unwrap();
+    assert!(server.take_asked().is_none());
+    server.refuse(first, 503);
+    assert!(server.is_over());
+}
+
+#[test]
+fn windows_of_open_streams_follow_the_settings_and_blocked_ones_wait() {
+    let mut client = Session::new(Role::Dialling, &Limits::default());
+    let mut hello = Vec::new();
+    put_settings(&mut hello, &[(setting::INITIAL_WINDOW_SIZE, 10)]);
+    client.absorb(&hello, false).unwrap();
+    let id = client.open(&request()).unwrap();
+    assert_eq!(send(&mut client, id, b"0123456789abc"), 10);
+    assert!(client.poll_room(id, &context()).is_pending());
+    let mut more = Vec::new();
+    put_settings(&mut more, &[(setting::INITIAL_WINDOW_SIZE, 5)]);
+    put_window_update(&mut more, id, 7);
+    client.absorb(&more, false).unwrap();
+    assert!(matches!(client.poll_room(id, &context()), Poll::Ready(Ok(2))), "10 - 10 - 5 + 7");
+}
