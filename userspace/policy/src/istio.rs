@@ -8,6 +8,7 @@ mod admission;
 mod authorization;
 mod complaint;
 mod condition;
+mod crd;
 mod hints;
 mod peer;
 mod schema;
@@ -20,6 +21,7 @@ use crate::model::{AuthorizationPolicy, PeerAuthentication, PolicyName};
 
 pub use admission::{Review, admit};
 pub use complaint::Complaint;
+pub use crd::definitions;
 pub use schema::check_schema;
 
 /// The API group of both kinds.

