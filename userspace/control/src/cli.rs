@@ -36,7 +36,8 @@ impl Cli {
         Self::of(std::env::args_os().collect())
     }
 
-    fn of(mut arguments: Vec<OsString>) -> Result<Self, clap::Error> {
+    /// Reads arguments, the program's name first.
+    pub fn of(mut arguments: Vec<OsString>) -> Result<Self, clap::Error> {
         let first = arguments.get(1).and_then(|first| first.to_str()).unwrap_or_default();
         if first.starts_with('-') && !["-h", "--help", "-V", "--version"].contains(&first) {
             arguments.insert(1, "serve".into());

@@ -112,8 +112,11 @@ async fn stop_signal() {
     }
 }
 
+/// The client library logs each failed connection as an error; what becomes of it is logged here.
+const FILTER: &str = "info,kube_client=off";
+
 fn log(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("CULVERT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("CULVERT_LOG").unwrap_or_else(|_| EnvFilter::new(FILTER));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.with_ansi(false).init(),
