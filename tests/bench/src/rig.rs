@@ -35,6 +35,9 @@ pub(crate) struct Arguments {
     /// Envoy's program.
     #[arg(long)]
     envoy: Option<PathBuf>,
+    /// Folder with HAProxy and nginx as the distribution's packages have them, `/` to be.
+    #[arg(long)]
+    debian: Option<PathBuf>,
     /// A ztunnel that has its fake CA (feature `testing`).
     #[arg(long)]
     ztunnel: Option<PathBuf>,

@@ -6,7 +6,7 @@ use culvert_lab::{Lab, Process};
 use super::Arguments;
 use super::pair::Pair;
 use super::proxies::zds::Conversation;
-use super::proxies::{culvert, envoy, ztunnel};
+use super::proxies::{culvert, sidecar, ztunnel};
 use crate::meter::Watch;
 
 /// Everyone.
@@ -22,6 +22,12 @@ pub(crate) enum Contender {
     Envoy,
     /// A pair of node proxies.
     Ztunnel,
+    /// A pair of sidecars.
+    Haproxy,
+    /// A pair of sidecars.
+    Nginx,
+    /// A pair of sidecars without TLS.
+    TcpProxy,
 }
 
 /// A contender that runs.
@@ -63,8 +69,16 @@ impl Stranger {
 }
 
 impl Contender {
-    pub(crate) const ALL: [Contender; 5] =
-        [Contender::NoMesh, Contender::Culvert, Contender::Before, Contender::Envoy, Contender::Ztunnel];
+    pub(crate) const ALL: [Contender; 8] = [
+        Contender::NoMesh,
+        Contender::TcpProxy,
+        Contender::Culvert,
+        Contender::Before,
+        Contender::Envoy,
+        Contender::Ztunnel,
+        Contender::Haproxy,
+        Contender::Nginx,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -73,6 +87,9 @@ impl Contender {
             Contender::Before => "before",
             Contender::Envoy => "envoy",
             Contender::Ztunnel => "ztunnel",
+            Contender::Haproxy => "haproxy",
+            Contender::Nginx => "nginx",
+            Contender::TcpProxy => "tcp-proxy",
         }
     }
 
@@ -83,12 +100,13 @@ impl Contender {
             Contender::Before => wanted.before.is_some(),
             Contender::Envoy => wanted.envoy.is_some(),
             Contender::Ztunnel => wanted.ztunnel.is_some(),
+            Contender::Haproxy | Contender::Nginx | Contender::TcpProxy => wanted.debian.is_some(),
         }
     }
 
     /// Whether nothing readable may cross the link.
     pub(crate) fn encrypts(self) -> bool {
-        self != Contender::NoMesh
+        !matches!(self, Contender::NoMesh | Contender::TcpProxy)
     }
 
     pub(crate) fn start(self, lab: &mut Lab, wanted: &Arguments) -> Result<Found> {
@@ -106,7 +124,15 @@ impl Contender {
             }),
             Contender::Culvert => culvert::start(self, pair, &wanted.bin_dir, wanted),
             Contender::Before => culvert::start(self, pair, wanted.before.as_ref().ok_or_else(missing)?, wanted),
-            Contender::Envoy => envoy::start(pair, wanted.envoy.as_ref().ok_or_else(missing)?, wanted),
+            Contender::Envoy => {
+                sidecar::start(&sidecar::envoy(wanted.envoy.as_ref().ok_or_else(missing)?), pair, wanted)
+            }
+            Contender::Haproxy | Contender::TcpProxy => {
+                sidecar::start(&sidecar::haproxy(self, wanted.debian.as_ref().ok_or_else(missing)?), pair, wanted)
+            }
+            Contender::Nginx => {
+                sidecar::start(&sidecar::nginx(wanted.debian.as_ref().ok_or_else(missing)?), pair, wanted)
+            }
             Contender::Ztunnel => ztunnel::start(pair, wanted.ztunnel.as_ref().ok_or_else(missing)?, wanted),
         }
     }

@@ -8,7 +8,7 @@ use super::template::Side;
 use crate::serve::PORTS;
 
 pub(crate) mod culvert;
-pub(crate) mod envoy;
+pub(crate) mod sidecar;
 pub(crate) mod zds;
 pub(crate) mod ztunnel;
 

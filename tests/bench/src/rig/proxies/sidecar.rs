@@ -1,0 +1,135 @@
+//! Proxies that stand in the pods: one beside the client, one beside the server.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use culvert_lab::Process;
+
+use super::{redirect_to_sidecar, wait_for_ports};
+use crate::rig::Arguments;
+use crate::rig::certificates::{self, CLIENT, SERVER};
+use crate::rig::contender::{Contender, Found, Stranger};
+use crate::rig::pair::Pair;
+use crate::rig::template::{self, Side};
+use crate::serve::{HTTP_PORT, PORTS};
+
+/// What differs between them.
+pub(crate) struct Kind {
+    pub(crate) contender: Contender,
+    pub(crate) program: PathBuf,
+    /// What prints the version; its first line that is not empty is kept.
+    pub(crate) version: &'static str,
+    /// The committed text.
+    pub(crate) configuration: &'static str,
+    /// `FILE` and `WORKERS` stand for the configuration and the number of threads.
+    pub(crate) arguments: Vec<String>,
+    /// More words of the template.
+    pub(crate) words: Vec<(&'static str, String)>,
+    /// For libraries that were unpacked beside the program.
+    pub(crate) libraries: Option<PathBuf>,
+}
+
+/// Starts the server's first, so that the client's finds it.
+pub(crate) fn start(kind: &Kind, pair: Pair, wanted: &Arguments) -> Result<Found> {
+    let mut processes = Vec::new();
+    for side in [Side::Server, Side::Client] {
+        processes.push(start_side(kind, &pair, side, wanted.workers).with_context(|| side.word())?);
+    }
+    redirect_to_sidecar(&pair)?;
+    let contender = kind.contender;
+    let strangers =
+        if contender.encrypts() { Stranger::of_tls_port(Side::Server.listen(HTTP_PORT)) } else { Vec::new() };
+    let version = version(kind)?;
+    Ok(Found { contender, pair, processes, beside: Vec::new(), conversations: Vec::new(), version, strangers })
+}
+
+fn version(kind: &Kind) -> Result<String> {
+    let mut command = std::process::Command::new(&kind.program);
+    if let Some(folder) = &kind.libraries {
+        command.env("LD_LIBRARY_PATH", folder);
+    }
+    let done = command.arg(kind.version).output()?;
+    let text = [done.stdout, done.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    Ok(line.rsplit("version: ").next().unwrap_or_default().trim().to_owned())
+}
+
+fn start_side(kind: &Kind, pair: &Pair, side: Side, workers: usize) -> Result<Process> {
+    let folder = certificates::make(Path::new(certificates::FOLDER))?;
+    let name = format!("{}-{}", kind.contender.name(), side.word());
+    // Envoy goes by the ending.
+    let ending = if kind.contender == Contender::Envoy { "yaml" } else { "conf" };
+    let file = format!("/run/lab/{name}.{ending}");
+    let mut words = vec![
+        ("folder", folder.display().to_string()),
+        ("client_id", CLIENT.to_owned()),
+        ("server_id", SERVER.to_owned()),
+        ("workers", workers.to_string()),
+        ("state", format!("/run/lab/{name}")),
+    ];
+    words.extend(kind.words.clone());
+    std::fs::write(&file, template::proxy(kind.configuration, side, pair.server.ip4(), &words)?)?;
+    let netns = pair.netns(side);
+    let mut command = netns.command(&kind.program);
+    for argument in &kind.arguments {
+        command.arg(argument.replace("FILE", &file).replace("WORKERS", &workers.to_string()));
+    }
+    if let Some(folder) = &kind.libraries {
+        command.env("LD_LIBRARY_PATH", folder);
+    }
+    let mut process = Process::start_command(&name, command)?;
+    wait_for_ports(&mut process, netns, &PORTS.map(|port| side.listen(port)))?;
+    Ok(process)
+}
+
+/// Envoy, as in Istio's sidecars.
+pub(crate) fn envoy(program: &Path) -> Kind {
+    Kind {
+        contender: Contender::Envoy,
+        program: program.to_path_buf(),
+        version: "--version",
+        configuration: include_str!("../../../rivals/envoy.yaml"),
+        arguments: split("--config-path FILE --concurrency WORKERS --disable-hot-restart --log-level warning"),
+        words: Vec::new(),
+        libraries: None,
+    }
+}
+
+/// HAProxy out of a folder with the distribution's packages, with TLS or without.
+pub(crate) fn haproxy(contender: Contender, root: &Path) -> Kind {
+    let configuration = match contender {
+        Contender::TcpProxy => include_str!("../../../rivals/tcp-proxy.cfg"),
+        _ => include_str!("../../../rivals/haproxy.cfg"),
+    };
+    Kind {
+        contender,
+        program: root.join("usr/sbin/haproxy"),
+        version: "-v",
+        configuration,
+        arguments: split("-db -f FILE"),
+        words: Vec::new(),
+        libraries: Some(libraries(root)),
+    }
+}
+
+/// nginx out of the same folder.
+pub(crate) fn nginx(root: &Path) -> Kind {
+    Kind {
+        contender: Contender::Nginx,
+        program: root.join("usr/sbin/nginx"),
+        version: "-v",
+        configuration: include_str!("../../../rivals/nginx.conf"),
+        arguments: split("-e stderr -c FILE"),
+        words: vec![("modules", root.join("usr/lib/nginx/modules").display().to_string())],
+        libraries: Some(libraries(root)),
+    }
+}
+
+fn libraries(root: &Path) -> PathBuf {
+    root.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH))
+}
+
+fn split(words: &str) -> Vec<String> {
+    words.split(' ').map(str::to_owned).collect()
+}
