@@ -7,6 +7,7 @@ mod conformance;
 mod demo;
 mod ebpf;
 mod fuzz;
+mod kind;
 mod mutants;
 mod paths;
 mod pins;
@@ -54,6 +55,16 @@ enum Task {
     Cluster(cluster::Arguments),
     /// Compares culvert with no mesh and with other proxies: table, raw figures and report under target/bench.
     Bench(bench::Arguments),
+    /// Builds static programs and writes container images of them into target/images.
+    Image,
+    /// The same on kind, for people who have Docker and kind.
+    Kind {
+        /// What to do.
+        #[command(subcommand)]
+        task: kind::Task,
+    },
+    /// Writes deploy/kubernetes/culvert.yaml from the chart.
+    Manifests,
     /// Runs a directory of third-party case files through the real parser, validator and decision code.
     Conformance {
         /// The directory.
@@ -82,6 +93,9 @@ fn main() -> ExitCode {
         Task::Demo { manifests } => demo::run(manifests.as_deref(), consent),
         Task::Cluster(wanted) => cluster::run(&wanted, consent),
         Task::Bench(wanted) => bench::run(&wanted, consent),
+        Task::Image => cluster::fixed::write(consent),
+        Task::Kind { task } => kind::run(task, consent),
+        Task::Manifests => cluster::manifests::write(),
         Task::Conformance { dir } => conformance::run(&dir),
         Task::Fuzz(wanted) => fuzz::alone(&wanted),
         Task::Check { which, update } => check::run(which, update, consent),

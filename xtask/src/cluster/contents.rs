@@ -40,15 +40,19 @@ pub(crate) fn basic(folder: &Path, debian: &Path) -> Result<Vec<PathBuf>> {
     write(folder, &[("pause", pause), ("tools", tools)])
 }
 
-/// Writes culvert's images, and the test application's, from the programs in `programs`.
+/// Writes culvert's images from the programs in `programs`.
 pub(crate) fn own(folder: &Path, programs: &Path) -> Result<Vec<PathBuf>> {
     let mut images = Vec::new();
     for (name, parts, user) in OWN {
         let version = env!("CARGO_PKG_VERSION");
         images.push((*name, built(&format!("{OWN_IMAGES}/{name}:{version}"), parts, programs, user)?));
     }
-    images.push(("app", built(APP_IMAGE, &["cluster-app"], programs, "")?));
     write(folder, &images)
+}
+
+/// Writes the test application's image.
+pub(crate) fn app(folder: &Path, programs: &Path) -> Result<Vec<PathBuf>> {
+    write(folder, &[("app", built(APP_IMAGE, &["cluster-app"], programs, "")?)])
 }
 
 fn write(folder: &Path, images: &[(&str, Image)]) -> Result<Vec<PathBuf>> {

@@ -170,7 +170,8 @@ pub(crate) fn images(place: &Place, programs: Option<PathBuf>, consent: Consent)
             crate::demo::build_programs()?
         }
     };
-    let files = contents::own(&place.images(), &programs)?;
+    let mut files = contents::own(&place.images(), &programs)?;
+    files.extend(contents::app(&place.images(), &programs)?);
     ready::import(place, &debian::node_programs()?, &files)?;
     for file in files {
         println!("{} is on both nodes", file.display());
