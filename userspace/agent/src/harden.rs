@@ -1,9 +1,13 @@
 //! What the process gives up: core dumps, being traced, capabilities beyond the documented set.
 
 use caps::{CapSet, Capability, CapsHashSet};
-use nix::sys::{
-    prctl,
-    resource::{Resource, getrlimit, setrlimit},
+use nix::{
+    mount::{MsFlags, mount},
+    sys::{
+        prctl,
+        resource::{Resource, getrlimit, setrlimit},
+        statvfs::{FsFlags, statvfs},
+    },
 };
 
 /// What the agent keeps after start. docs/threat-model.md says what each is for.
@@ -56,6 +60,16 @@ pub fn raise_descriptor_limit() {
     match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
         Ok(()) => tracing::warn!(limit = hard, "fewer open files than wished: the hard limit may not be raised"),
         Err(error) => tracing::warn!(%error, limit = soft, "the limit of open files could not be raised"),
+    }
+}
+
+/// Container runtimes give a container without `privileged` a read-only `/proc/sys`. Settings of pods' network namespaces
+/// are written there, so it is made writable in this process's own mounts; a refusal shows when a pod is enrolled.
+pub fn open_sysctls() {
+    let read_only = statvfs("/proc/sys").is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY));
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    if read_only && let Err(error) = mount(None::<&str>, "/proc/sys", None::<&str>, flags, None::<&str>) {
+        tracing::warn!(%error, "settings of pods' network namespaces cannot be written: /proc/sys stays read-only");
     }
 }
 
