@@ -1,14 +1,17 @@
 //! What becomes of a pod whose record disappears.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use culvert_e2e::fixture;
 use culvert_e2e::mesh::{Mesh, wait_until};
 use culvert_e2e::streams::{Server, connect, echo, ping};
-use culvert_lab::anyhow::ensure;
+use culvert_lab::anyhow::{Context as _, Result, ensure};
 use culvert_lab::{Netns, in_sandbox};
+use serde_json::Value;
 
 const PORT: u16 = 9000;
 const PODS: [(&str, &str); 2] = [("client", "node1"), ("server", "node2")];
@@ -18,6 +21,16 @@ fn reaches(from: &Netns, to: SocketAddr) -> bool {
         stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
         ping(&mut stream, b"hello").is_ok()
     })
+}
+
+/// What the control plane's admin socket says.
+fn control_status() -> Result<Value> {
+    let mut stream = UnixStream::connect("/run/lab/control-admin.sock")?;
+    stream.write_all(b"GET /status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (_, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+    Ok(serde_json::from_str(body)?)
 }
 
 #[test]
@@ -43,10 +56,21 @@ fn a_pod_without_a_record_is_closed_and_comes_back_with_its_record() {
         std::thread::sleep(Duration::from_secs(1));
         ensure!(!reaches(&client, free), "a pod of which nothing is known speaks in the clear");
         ensure!(!reaches(&client, to), "a pod of which nothing is known speaks for itself");
+        // It is listed with its reason, by its agent and by the control plane.
+        let uid = mesh.pod("client.app")?.spec.uid.clone();
+        let status: Value = serde_json::from_str(&mesh.operator("node1", &["status", "--json"])?)?;
+        ensure!(status["closed"][&uid] == "no_record" && status["pods"] == Value::Array(vec![]), "{status}");
+        wait_until("the control plane knows", Duration::from_secs(5), || {
+            let nodes = control_status()?["nodes"].clone();
+            let pods = nodes["node1"]["pods"].as_array().cloned().unwrap_or_default();
+            Ok(pods.iter().any(|pod| pod["uid"] == uid.as_str() && pod["reason"] == "no_record"))
+        })?;
 
         std::fs::write(&beside, before)?;
         std::fs::rename(&beside, &pods)?;
         wait_until("it is taken back", Duration::from_secs(20), || Ok(reaches(&client, to)))?;
+        let status: Value = serde_json::from_str(&mesh.operator("node1", &["status", "--json"])?)?;
+        ensure!(status["closed"] == serde_json::json!({}), "{status}");
         Ok(())
     })
 }

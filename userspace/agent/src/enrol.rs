@@ -12,7 +12,7 @@ mod socket;
 mod tests;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::File,
     io,
     net::IpAddr,
@@ -168,6 +168,8 @@ type Alone<'a> = tokio::sync::MutexGuard<'a, ()>;
 pub struct Enroller {
     parts: Parts,
     held: Mutex<HashMap<WorkloadUid, Held>>,
+    /// Pods that the kernel keeps closed and nobody holds, each with the reason.
+    closed: Mutex<BTreeMap<WorkloadUid, &'static str>>,
     /// One change of the kernel side at a time.
     changing: tokio::sync::Mutex<()>,
     /// One snapshot after the other reaches the pods: never an older one after a newer.
@@ -184,6 +186,7 @@ impl Enroller {
         Arc::new(Self {
             parts,
             held: Mutex::default(),
+            closed: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             following: Mutex::default(),
             released: Notify::new(),
@@ -196,6 +199,11 @@ impl Enroller {
         let mut pods: Vec<_> = self.held().values().map(|held| held.pod.clone()).collect();
         pods.sort_by(|a, b| a.uid.cmp(&b.uid));
         pods
+    }
+
+    /// Pods that are closed because their record does not fit or they could not be taken back, each with the reason.
+    pub fn closed(&self) -> BTreeMap<WorkloadUid, &'static str> {
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Tells of each change of the set of pods and of their state.
@@ -240,6 +248,7 @@ impl Enroller {
             other => other?,
         }
         self.parts.book.remove(uid).map_err(EnrolError::Book)?;
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner).remove(&WorkloadUid::new(uid));
         self.changed.send_modify(|count| *count += 1);
         tracing::info!(pod = uid, "pod withdrawn");
         Ok(())
@@ -312,7 +321,7 @@ impl Enroller {
             self.release_unheld(&record.uid);
             return Err(EnrolError::AddressMismatch);
         }
-        self.write_down(&captured)?;
+        self.write_down(&captured).await?;
         Ok(self.hold(record, captured, settings, local))
     }
 
@@ -330,14 +339,16 @@ impl Enroller {
         }
     }
 
-    fn write_down(&self, captured: &PodRedirect) -> Result<(), EnrolError> {
+    /// On a thread of its own: a disk that hangs must hold up nobody but this pod.
+    async fn write_down(&self, captured: &PodRedirect) -> Result<(), EnrolError> {
         let entry = Entry {
             uid: captured.uid.clone(),
             netns_inode: captured.netns_inode,
             host_veth: captured.host_veth.clone(),
             host_ifindex: captured.host_ifindex,
         };
-        self.parts.book.put(&entry).map_err(EnrolError::Book)
+        let book = self.parts.book.clone();
+        blocking(move || book.put(&entry)).await?.map_err(EnrolError::Book)
     }
 
     /// From here on the pod's connections are carried.
@@ -361,6 +372,7 @@ impl Enroller {
         acceptor::adopt(early, &pod, shared, workers);
         let held = Held { pod: pod.clone(), netns_inode, settings, acceptors };
         self.held().insert(record.uid.clone(), held);
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner).remove(&record.uid);
         self.changed.send_modify(|count| *count += 1);
         let (namespace, name) = (&record.namespace, &record.name);
         tracing::info!(pod = %record.uid, %namespace, %name, addresses = ?pod.addresses, "pod captured");

@@ -14,6 +14,9 @@ pub(crate) fn text(status: &Value) -> String {
     };
     let mut text = format!("node {}   control plane {connected}, {generation}\n\n", cell(&status["node"]));
     text.push_str(&pods(items(&status["pods"])));
+    for (uid, why) in status["closed"].as_object().into_iter().flatten() {
+        text.push_str(&format!("pod {uid} is CLOSED: {}\n", cell(why)));
+    }
     text.push('\n');
     text.push_str(&identities(items(&status["identities"])));
     let tunnels = &status["tunnels"];

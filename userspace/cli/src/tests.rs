@@ -10,6 +10,7 @@ fn status_says_in_words_what_is_wrong() {
             "uid": "u", "namespace": "shop", "name": "web", "addresses": ["10.1.1.2", "fd00::2"], "identity": "spiffe://td/ns/shop/sa/web",
             "captured": false, "deviations": ["guard_missing: no program on veth1"], "connections": 3, "mtls": "strict",
         }],
+        "closed": { "gone-uid": "no_record" },
         "identities": [
             { "identity": "spiffe://td/ns/shop/sa/web", "expires_in": 3599, "serial": "01ab", "last_failure": null },
             { "identity": "spiffe://td/ns/shop/sa/db", "expires_in": -5, "serial": "02", "last_failure": "ca_unreachable" },
@@ -23,6 +24,7 @@ fn status_says_in_words_what_is_wrong() {
         "shop/web",
         "10.1.1.2,fd00::2",
         "NO: guard_missing: no program on veth1",
+        "pod gone-uid is CLOSED: no_record",
         "59m59s",
         "EXPIRED",
         "ca_unreachable",

@@ -21,6 +21,7 @@ pub(super) async fn status(desk: &Desk) -> Status {
         generation: snapshot.as_ref().map(|snapshot| snapshot.generation),
         control_connected: desk.shared.metrics.own.control_connected.get() == 1,
         pods,
+        closed: desk.enroller.closed().into_iter().map(|(uid, why)| (uid.to_string(), why.to_owned())).collect(),
         identities: identities(desk),
         tunnels: desk.workers.count().await,
         open: snapshot.as_deref().map_or_else(|| "nothing: no state yet".to_owned(), open),

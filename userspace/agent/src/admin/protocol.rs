@@ -1,6 +1,6 @@
 //! The admin socket's messages: a line of JSON each way. The answers are what `culvert --json` prints.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +56,9 @@ pub struct Status {
     pub control_connected: bool,
     /// The enrolled pods.
     pub pods: Vec<PodStatus>,
+    /// Pods that the kernel keeps closed and the agent does not hold: UID and reason.
+    #[serde(default)]
+    pub closed: BTreeMap<String, String>,
     /// Their identities.
     pub identities: Vec<IdentityStatus>,
     /// Tunnels of all workers.

@@ -103,6 +103,7 @@ impl Enroller {
             }
         }
         self.parts.keeper.release(pod.uid.as_str());
+        self.closed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(pod.uid.clone(), why.reason());
         tracing::warn!(pod = %pod.uid, reason = why.reason(), "the pod is closed: its record does not fit any more");
         self.changed.send_modify(|count| *count += 1);
         self.released.notify_one();

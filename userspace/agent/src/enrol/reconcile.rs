@@ -122,6 +122,7 @@ impl Enroller {
                 addresses: confirmed(&pod),
             });
         }
+        pods.extend(self.closed().into_iter().filter_map(closed));
         let own = &self.parts.shared.metrics.own;
         let captured = pods.iter().filter(|pod| pod.captured).count();
         own.pods.set(i64::try_from(pods.len()).unwrap_or(i64::MAX));
@@ -177,6 +178,12 @@ impl Enroller {
             Err(_stopping) => {}
         }
     }
+}
+
+/// What is said of a pod that nobody holds. One of another node is that node's to speak of.
+fn closed((uid, reason): (WorkloadUid, &'static str)) -> Option<PodStatus> {
+    let said = PodStatus { uid, captured: false, reason: reason.into(), addresses: Vec::new() };
+    (reason != "other_node").then_some(said)
 }
 
 /// The addresses read in the pod's namespace, without those that its record does not have: a pod that may change its

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -103,7 +103,7 @@ impl Enroller {
             }
         };
         let held: HashSet<_> = self.pods().iter().map(|pod| pod.uid.to_string()).collect();
-        let mut left = Left::default();
+        let (mut left, mut closed) = (Left::default(), BTreeMap::new());
         for pin in pinned.into_values().filter(|pin| !held.contains(&pin.uid)) {
             let Err(error) = self.take_back(&pin).await else {
                 warned.retain(|(uid, _)| *uid != pin.uid);
@@ -115,11 +115,24 @@ impl Enroller {
                 Fate::Retry => left.retry += 1,
             }
             let reason = error.reason();
+            closed.insert(WorkloadUid::new(&pin.uid), reason);
             if warned.insert((pin.uid.clone(), reason)) {
                 tracing::warn!(pod = pin.uid, reason, %error, "not taken back yet; the pod stays closed");
             }
         }
+        self.set_closed(closed);
         left
+    }
+
+    fn set_closed(&self, mut closed: BTreeMap<WorkloadUid, &'static str>) {
+        let held = self.held();
+        closed.retain(|uid, _| !held.contains_key(uid));
+        drop(held);
+        let before =
+            std::mem::replace(&mut *self.closed.lock().unwrap_or_else(PoisonError::into_inner), closed.clone());
+        if before != closed {
+            self.changed.send_modify(|count| *count += 1);
+        }
     }
 
     /// Holds the pod of these pins if its record fits, opens it if its record says so, else keeps it closed.
