@@ -1,21 +1,24 @@
-//! Takes connections from a pod's listeners and hands them to the workers.
+//! Takes connections from a pod's listeners and hands them to the workers. Each listener has one worker as its home,
+//! which accepts from it and keeps its own share, so that a connection changes threads once at most.
 
 use std::{
     io,
     net::{SocketAddr, TcpListener, TcpStream},
+    rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
 use culvert_redirect::Listeners;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     accepted::canonical,
     outcome::{Direction, Outcome},
     places::Place,
     pod::Pod,
-    worker::{Handover, Shared, Workers},
+    worker::{Handover, Shared, Socket, Worker, Workers},
 };
 
 /// Pause after an accept that failed for want of something (descriptors, memory).
@@ -24,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Longest wait of a connection for a place.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// One task per listener; they end with the pod.
+/// One task per listener; they end with the pod, or when they are aborted.
 pub(crate) fn start(
     listeners: Listeners,
     pod: &Arc<Pod>,
@@ -40,12 +43,20 @@ pub(crate) fn start(
     ];
     let start = |(direction, listener): (Direction, Option<TcpListener>)| {
         let acceptor = Acceptor { direction, pod: pod.clone(), shared: shared.clone(), workers: workers.clone() };
-        Some(tokio::spawn(acceptor.run(listener?)))
+        let (listener, home) = (listener?, workers.clone());
+        Some(tokio::spawn(async move {
+            let stop = CancellationToken::new();
+            // Aborting this task drops the guard, which ends the acceptor on its worker.
+            let _guard = stop.clone().drop_guard();
+            home.listen(acceptor, listener, stop.clone());
+            stop.cancelled().await;
+        }))
     };
     all.into_iter().filter_map(start).collect()
 }
 
-struct Acceptor {
+#[derive(Debug)]
+pub(crate) struct Acceptor {
     direction: Direction,
     pod: Arc<Pod>,
     shared: Arc<Shared>,
@@ -53,20 +64,22 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    async fn run(self, listener: TcpListener) {
+    /// Runs on the listener's home.
+    pub(crate) async fn run(self, home: Rc<Worker>, listener: TcpListener, stop: CancellationToken) {
         let gone = self.pod.gone.clone();
         let accept = async {
-            if let Err(error) = self.accept_all(listener).await {
+            if let Err(error) = self.accept_all(&home, listener).await {
                 tracing::error!(%error, pod = %self.pod.uid, "a listener is lost; the reconcile makes a new one");
             }
         };
         tokio::select! {
             () = gone.cancelled() => {}
-            () = accept => {}
+            () = stop.cancelled() => {}
+            () = accept => stop.cancel(),
         }
     }
 
-    async fn accept_all(&self, listener: TcpListener) -> io::Result<()> {
+    async fn accept_all(&self, home: &Rc<Worker>, listener: TcpListener) -> io::Result<()> {
         let own = listener.local_addr()?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         loop {
@@ -75,11 +88,15 @@ impl Acceptor {
                     // Whatever becomes of it, nothing ends it cleanly that has not carried it. (An error: it is dead.)
                     let _ = socket.set_zero_linger();
                     // Without a place the connection waits here, and those after it in the kernel's backlog.
-                    let Ok(Some(slot)) = tokio::time::timeout(PATIENCE, self.pod.places.wait()).await else {
+                    let slot = match self.pod.places.take() {
+                        Some(slot) => Some(slot),
+                        None => tokio::time::timeout(PATIENCE, self.pod.places.wait()).await.ok().flatten(),
+                    };
+                    let Some(slot) = slot else {
                         self.no_place(&socket, peer);
                         continue;
                     };
-                    self.hand_over(socket.into_std()?, peer, own, slot);
+                    self.pass_on(home, socket, peer, own, slot)?;
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
@@ -97,18 +114,33 @@ impl Acceptor {
         Outcome::begin(sink, self.direction, canonical(peer), canonical(original)).deny("no_slot");
     }
 
-    fn hand_over(&self, socket: TcpStream, peer: SocketAddr, listener: SocketAddr, slot: Place) {
-        if let Err(error) = socket.set_nonblocking(true).and_then(|()| socket.set_nodelay(true)) {
-            tracing::warn!(%error, pod = %self.pod.uid, "an accepted socket cannot be used");
-            return;
+    /// Keeps the connection here when it is this worker's turn, and hands it over when it is another's.
+    fn pass_on(
+        &self,
+        home: &Rc<Worker>,
+        socket: tokio::net::TcpStream,
+        peer: SocketAddr,
+        listener: SocketAddr,
+        slot: Place,
+    ) -> io::Result<()> {
+        if !self.workers.is_turn_of(home) {
+            self.hand_over(socket.into_std()?, peer, listener, slot);
+            return Ok(());
         }
         let (direction, pod) = (self.direction, self.pod.clone());
-        self.workers.carry(Handover { socket, peer, listener, direction, pod, slot });
+        home.begin(Handover { socket: Socket::Registered(socket), peer, listener, direction, pod, slot });
+        Ok(())
+    }
+
+    fn hand_over(&self, socket: TcpStream, peer: SocketAddr, listener: SocketAddr, slot: Place) {
+        let (direction, pod) = (self.direction, self.pod.clone());
+        self.workers.carry(Handover { socket: Socket::Free(socket), peer, listener, direction, pod, slot });
     }
 
     /// Gives a connection that was accepted elsewhere the same way.
     fn adopt(&self, socket: TcpStream, listener: SocketAddr) -> io::Result<()> {
         let peer = socket.peer_addr()?;
+        socket.set_nonblocking(true)?;
         let slot = self.pod.places.take().ok_or_else(|| io::Error::other("no place for another connection"))?;
         self.hand_over(socket, peer, listener, slot);
         Ok(())

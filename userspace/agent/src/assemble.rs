@@ -1,7 +1,6 @@
 //! Puts the agent together, in the order in which its parts may be trusted: hardened process, kernel side, node
 //! identity, workers, pods, doors. And takes it apart again.
 
-mod log;
 mod tasks;
 
 use std::{fs::File, io, sync::Arc};
@@ -19,10 +18,11 @@ use crate::{
     control::{self, Feed},
     enrol::{self, Book, Enroller},
     harden,
+    log::{self, Log},
     metrics::{Metrics, Observed},
     outcome::Sink,
     places::Places,
-    settings::Settings,
+    settings::{LogFormat, Settings},
     snapshot::Current,
     worker::{Shared, Workers},
 };
@@ -33,7 +33,7 @@ const LAST: std::time::Duration = std::time::Duration::from_secs(1);
 /// Runs the agent until it is told to stop. Must be called before any thread is made.
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
     harden::forbid_dumps()?;
-    log::start(settings);
+    let log = log::start(settings).context("the thread that writes the log cannot be made")?;
     harden::raise_descriptor_limit();
     harden::open_sysctls();
     harden::drop_capabilities()?;
@@ -45,7 +45,9 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("the main runtime cannot be made")?;
-    runtime.block_on(agent(settings))
+    let done = runtime.block_on(agent(settings, &log));
+    log.flush();
+    done
 }
 
 /// One agent per run directory.
@@ -56,7 +58,7 @@ fn alone(settings: &Settings) -> anyhow::Result<Flock<File>> {
         .map_err(|(_, error)| anyhow::anyhow!("another agent uses --run-dir {} ({error})", settings.run_dir.display()))
 }
 
-async fn agent(settings: &Settings) -> anyhow::Result<()> {
+async fn agent(settings: &Settings, log: &Arc<Log>) -> anyhow::Result<()> {
     let redirect = Arc::new(open_redirect(settings)?);
     let metrics = Arc::new(Metrics::new(settings.metrics_series));
     let current = Arc::new(Current::default());
@@ -65,7 +67,7 @@ async fn agent(settings: &Settings) -> anyhow::Result<()> {
     let serving = tokio::spawn(admin::serve_metrics(door, metrics.clone(), current.clone()));
 
     let (port, identity) = join(settings, &metrics).await?;
-    let node = Node { settings, redirect, metrics, current, port, identity };
+    let node = Node { settings, log: log.clone(), redirect, metrics, current, port, identity };
     let running = node.start()?;
     tracing::info!(node = %settings.node, "the agent runs");
     tasks::until_stopped().await?;
@@ -113,6 +115,7 @@ async fn join(settings: &Settings, metrics: &Arc<Metrics>) -> anyhow::Result<(Co
 /// What the parts are made from.
 struct Node<'a> {
     settings: &'a Settings,
+    log: Arc<Log>,
     redirect: Arc<Redirect>,
     metrics: Arc<Metrics>,
     current: Arc<Current>,
@@ -153,7 +156,10 @@ impl Node<'_> {
     fn shared(&self) -> Arc<Shared> {
         Arc::new(Shared {
             current: self.current.clone(),
-            sink: Arc::new(Sink::new(self.metrics.clone())),
+            sink: Arc::new(match self.settings.log_format {
+                LogFormat::Text => Sink::new(self.metrics.clone()).with_text(self.log.clone()),
+                LogFormat::Json => Sink::new(self.metrics.clone()),
+            }),
             metrics: self.metrics.clone(),
             proofs: Proofs::new(),
             limits: Limits { max_connection_age: self.settings.max_connection_age, ..Limits::default() },

@@ -12,6 +12,7 @@ pub mod harden;
 pub mod inbound;
 pub mod judge;
 pub mod live;
+pub mod log;
 pub mod metrics;
 pub mod outbound;
 pub mod outcome;

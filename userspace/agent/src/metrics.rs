@@ -12,7 +12,7 @@ use prometheus_client::{encoding::text::encode, registry::Registry};
 
 pub use observed::Observed;
 pub use own::{Kernel, Own};
-pub use tcp::Tcp;
+pub use tcp::{Series, Tcp};
 
 /// All metrics of the agent.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! The end of a connection: exactly one outcome each, to log, metrics and the ring of recent ones. A connection that
 //! nobody ended is written as `abandoned` when its guard is dropped.
 
+pub(crate) mod line;
 mod record;
 mod sink;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use std::{
 
 use culvert_tunnel::Meter;
 
+pub(crate) use line::Level;
 pub use record::{Blame, Direction, Kind, Party, Record, Step, Transport};
 pub use sink::Sink;
 
@@ -112,7 +114,7 @@ pub struct Outcome {
     pub record: Record,
     flow: Arc<Flow>,
     begun: Instant,
-    opened: bool,
+    opened: sink::Opened,
     sink: Arc<Sink>,
     done: bool,
 }
@@ -121,7 +123,14 @@ impl Outcome {
     /// Begins with what the accepted socket says.
     pub fn begin(sink: Arc<Sink>, direction: Direction, source: SocketAddr, destination: SocketAddr) -> Self {
         let record = Record::new(direction, source, destination, SystemTime::now());
-        Self { record, flow: Arc::new(Flow::new(direction)), begun: Instant::now(), opened: false, sink, done: false }
+        Self {
+            record,
+            flow: Arc::new(Flow::new(direction)),
+            begun: Instant::now(),
+            opened: (false, None),
+            sink,
+            done: false,
+        }
     }
 
     /// The counters that the splice writes to.
@@ -141,8 +150,7 @@ impl Outcome {
 
     /// The connection stands from end to end: counted as opened, and its bytes from now on.
     pub fn opened(&mut self) {
-        self.opened = true;
-        self.sink.opened(&self.record, &self.flow);
+        self.opened = (true, self.sink.opened(&self.record, &self.flow));
     }
 
     /// Writes the end. Consumes the guard: there is no second one.
@@ -172,7 +180,7 @@ impl Outcome {
         let (from, to) = self.flow.totals();
         let reason = ending.reason();
         self.record.finish(ending, self.begun.elapsed(), from, to);
-        self.sink.ended(&self.record, &self.flow, self.opened, reason);
+        self.sink.ended(&self.record, &self.flow, std::mem::take(&mut self.opened), reason);
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     cell::RefCell,
     collections::HashMap,
     io,
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     rc::Rc,
     sync::{
         Arc,
@@ -19,8 +19,10 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::LocalSet,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
+    acceptor::Acceptor,
     inbound,
     metrics::Metrics,
     outbound,
@@ -57,7 +59,7 @@ pub struct Shared {
 #[derive(Debug)]
 pub struct Handover {
     /// The socket, non-blocking.
-    pub socket: TcpStream,
+    pub socket: Socket,
     /// The other end, as `accept` gave it.
     pub peer: SocketAddr,
     /// The listener's own address: who calls that has called nobody.
@@ -70,9 +72,30 @@ pub struct Handover {
     pub slot: Place,
 }
 
+/// A socket on its way.
+#[derive(Debug)]
+pub enum Socket {
+    /// To another worker.
+    Free(TcpStream),
+    /// It stays with the worker that accepted it.
+    Registered(tokio::net::TcpStream),
+}
+
+impl Socket {
+    /// The socket, for use on this thread.
+    pub fn register(self) -> io::Result<tokio::net::TcpStream> {
+        match self {
+            Self::Free(socket) => tokio::net::TcpStream::from_std(socket),
+            Self::Registered(socket) => Ok(socket),
+        }
+    }
+}
+
 /// What a worker is told.
 #[derive(Debug)]
 enum Job {
+    /// Accept connections from this listener, until the token says otherwise.
+    Listen(Box<(Acceptor, TcpListener, CancellationToken)>),
     Carry(Box<Handover>),
     /// Tunnels of this pod made with other credentials than today's take no new stream, and are proven again.
     Rotated(Arc<Pod>),
@@ -104,6 +127,7 @@ pub struct Worker {
     pub pool: Pool,
     /// Served tunnels.
     pub server: Server,
+    index: usize,
     shunned: RefCell<HashMap<SocketAddr, Instant>>,
 }
 
@@ -113,17 +137,23 @@ pub struct Workers {
     senders: Vec<mpsc::UnboundedSender<Job>>,
     threads: Vec<JoinHandle<()>>,
     next: AtomicUsize,
+    next_home: AtomicUsize,
 }
 
 impl Workers {
     /// Starts `count` threads.
     pub fn start(count: usize, shared: &Arc<Shared>) -> io::Result<Self> {
-        let mut workers = Self { senders: Vec::new(), threads: Vec::new(), next: AtomicUsize::new(0) };
+        let mut workers = Self {
+            senders: Vec::new(),
+            threads: Vec::new(),
+            next: AtomicUsize::new(0),
+            next_home: AtomicUsize::new(0),
+        };
         for index in 0..count {
             let (sender, receiver) = mpsc::unbounded_channel();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let shared = shared.clone();
-            let body = move || LocalSet::new().block_on(&runtime, Rc::new(Worker::new(shared)).run(receiver));
+            let body = move || LocalSet::new().block_on(&runtime, Rc::new(Worker::new(index, shared)).run(receiver));
             workers.threads.push(std::thread::Builder::new().name(format!("worker-{index}")).spawn(body)?);
             workers.senders.push(sender);
         }
@@ -135,6 +165,21 @@ impl Workers {
         let index = self.next.fetch_add(1, Ordering::Relaxed) % self.senders.len();
         // A worker that is gone drops the socket, which resets it.
         let _ = self.senders[index].send(Job::Carry(Box::new(handover)));
+    }
+
+    /// Gives a listener a home.
+    pub(crate) fn listen(&self, acceptor: Acceptor, listener: TcpListener, stop: CancellationToken) {
+        let index = self.next_home.fetch_add(1, Ordering::Relaxed) % self.senders.len();
+        let _ = self.senders[index].send(Job::Listen(Box::new((acceptor, listener, stop))));
+    }
+
+    /// Whether the next connection is this worker's; if not, the next call of [`Workers::carry`] finds its worker.
+    pub(crate) fn is_turn_of(&self, worker: &Worker) -> bool {
+        let mine = self.next.load(Ordering::Relaxed) % self.senders.len() == worker.index;
+        if mine {
+            self.next.fetch_add(1, Ordering::Relaxed);
+        }
+        mine
     }
 
     /// The pod has newer credentials.
@@ -192,24 +237,25 @@ impl Workers {
 }
 
 impl Worker {
-    fn new(shared: Arc<Shared>) -> Self {
+    fn new(index: usize, shared: Arc<Shared>) -> Self {
         let pool = Pool::with_watch(
             shared.limits.clone(),
             shared.proofs.clone(),
             Rc::new(telemetry::Dials(shared.metrics.clone())),
         );
         let server = Server::new(shared.limits.clone(), shared.proofs.clone());
-        Self { shared, pool, server, shunned: RefCell::default() }
+        Self { shared, pool, server, index, shunned: RefCell::default() }
     }
 
     async fn run(self: Rc<Self>, mut jobs: mpsc::UnboundedReceiver<Job>) {
         while let Some(job) = jobs.recv().await {
             let worker = self.clone();
             match job {
-                Job::Carry(handover) => match handover.direction {
-                    Direction::Outbound => drop(tokio::task::spawn_local(outbound::carry(worker, *handover))),
-                    Direction::Inbound => drop(tokio::task::spawn_local(inbound::carry(worker, *handover))),
-                },
+                Job::Listen(listening) => {
+                    let (acceptor, listener, stop) = *listening;
+                    drop(tokio::task::spawn_local(acceptor.run(worker, listener, stop)));
+                }
+                Job::Carry(handover) => worker.begin(*handover),
                 Job::Rotated(pod) => drop(tokio::task::spawn_local(outbound::rotate(worker, pod))),
                 Job::Withdrawn(pod) => {
                     self.pool.end(
@@ -225,6 +271,15 @@ impl Worker {
                     let _ = done.send(());
                 })),
             }
+        }
+    }
+
+    /// Begins to carry a connection.
+    pub(crate) fn begin(self: &Rc<Self>, handover: Handover) {
+        let worker = self.clone();
+        match handover.direction {
+            Direction::Outbound => drop(tokio::task::spawn_local(outbound::carry(worker, handover))),
+            Direction::Inbound => drop(tokio::task::spawn_local(inbound::carry(worker, handover))),
         }
     }
 

@@ -1,9 +1,9 @@
 //! Istio's TCP metrics: names and labels as its telemetry has them, so that existing dashboards work.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak},
 };
 
 use culvert_workload::Workload;
@@ -47,6 +47,17 @@ pub(super) const NAMES: [&str; 27] = [
 ];
 
 const UNKNOWN: &str = "unknown";
+const NO_FLAGS: &str = "-";
+
+/// Words that most label sets have.
+static WORDS: LazyLock<HashMap<&str, Arc<str>>> = LazyLock::new(|| {
+    let words = ["source", "destination", UNKNOWN, "latest", "Kubernetes", "tcp", NO_FLAGS, "mutual_tls"];
+    words.into_iter().map(|word| (word, word.into())).collect()
+});
+
+fn word(word: &str) -> Arc<str> {
+    WORDS.get(word).cloned().unwrap_or_else(|| word.into())
+}
 
 /// Values of one label set, in the order of [`NAMES`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -63,6 +74,20 @@ struct Reporter {
     reporter: &'static str,
 }
 
+/// The counters of one label set. Looked up once per connection: 27 labels are dear to compare.
+#[derive(Debug)]
+pub struct Series {
+    labels: Labels,
+    opened: OnceLock<Counter>,
+    closed: OnceLock<Counter>,
+    failed: OnceLock<Counter>,
+    sent: OnceLock<Counter>,
+    received: OnceLock<Counter>,
+}
+
+/// An open connection and where its bytes are counted.
+type Growing = (Weak<Flow>, Arc<Series>);
+
 /// The set, its cap and the connections whose bytes are still growing.
 #[derive(Debug)]
 pub struct Tcp {
@@ -71,22 +96,24 @@ pub struct Tcp {
     failed: Family<Labels, Counter>,
     sent: Family<Labels, Counter>,
     received: Family<Labels, Counter>,
-    sockets: Family<Reporter, Gauge>,
+    sockets: [Gauge; 2],
     series: usize,
-    known: Mutex<HashSet<Labels>>,
+    known: Mutex<HashMap<Labels, Arc<Series>>>,
     /// By the flow's address, which the weak reference keeps from being given to another one.
-    live: Mutex<HashMap<usize, (Weak<Flow>, Labels)>>,
+    live: Mutex<HashMap<usize, Growing>>,
 }
 
 impl Tcp {
     pub(super) fn register(registry: &mut Registry, series: usize) -> Self {
+        let sockets = Family::<Reporter, Gauge>::default();
+        let of = |reporter| sockets.get_or_create(&Reporter { reporter }).clone();
         let tcp = Self {
+            sockets: [of("source"), of("destination")],
             opened: Family::default(),
             closed: Family::default(),
             failed: Family::default(),
             sent: Family::default(),
             received: Family::default(),
-            sockets: Family::default(),
             series,
             known: Mutex::default(),
             live: Mutex::default(),
@@ -97,31 +124,40 @@ impl Tcp {
         sub.register("tcp_connections_failed", "Connections that were never opened", tcp.failed.clone());
         sub.register("tcp_sent_bytes", "Bytes from server to client", tcp.sent.clone());
         sub.register("tcp_received_bytes", "Bytes from client to server", tcp.received.clone());
-        sub.register("tcp_sockets_open", "Connections that are open", tcp.sockets.clone());
+        sub.register("tcp_sockets_open", "Connections that are open", sockets.clone());
         tcp
     }
 
-    /// A connection stands from end to end.
-    pub(crate) fn opened(&self, record: &Record, flow: &Arc<Flow>) {
-        self.sockets.get_or_create(&reporter(record)).inc();
-        let Some(labels) = self.capped(labels(record)) else { return };
-        self.opened.get_or_create(&labels).inc();
-        lock(&self.live).insert(Arc::as_ptr(flow).addr(), (Arc::downgrade(flow), labels));
+    /// A connection stands from end to end. What it gives is to be given back at the end.
+    pub(crate) fn opened(&self, record: &Record, flow: &Arc<Flow>) -> Option<Arc<Series>> {
+        self.sockets(record).inc();
+        let series = self.find(record)?;
+        series.count(&series.opened, &self.opened, 1);
+        lock(&self.live).insert(Arc::as_ptr(flow).addr(), (Arc::downgrade(flow), series.clone()));
+        Some(series)
     }
 
     /// A connection has ended, or never stood.
-    pub(crate) fn ended(&self, record: &Record, flow: &Arc<Flow>, opened: bool) {
+    pub(crate) fn ended(&self, record: &Record, flow: &Arc<Flow>, opened: bool, series: Option<Arc<Series>>) {
         if opened {
-            self.sockets.get_or_create(&reporter(record)).dec();
+            self.sockets(record).dec();
             // Now and not with the next scrape, which may never come.
             lock(&self.live).remove(&Arc::as_ptr(flow).addr());
         }
-        let Some(labels) = self.capped(labels(record)) else { return };
+        // Only the response flags can have changed since it was opened.
+        let Some(series) = series.filter(|_| flags(record) == NO_FLAGS).or_else(|| self.find(record)) else { return };
         if opened {
-            self.count(flow, &labels);
-            self.closed.get_or_create(&labels).inc();
+            self.count(flow, &series);
+            series.count(&series.closed, &self.closed, 1);
         } else {
-            self.failed.get_or_create(&labels).inc();
+            series.count(&series.failed, &self.failed, 1);
+        }
+    }
+
+    fn sockets(&self, record: &Record) -> &Gauge {
+        match record.direction {
+            Direction::Outbound => &self.sockets[0],
+            Direction::Inbound => &self.sockets[1],
         }
     }
 
@@ -133,45 +169,55 @@ impl Tcp {
 
     /// Brings the byte counters of open connections up to date; forgets those that are gone without an end.
     pub(crate) fn count_live(&self) {
-        lock(&self.live).retain(|_, (flow, labels)| match flow.upgrade() {
+        lock(&self.live).retain(|_, (flow, series)| match flow.upgrade() {
             Some(flow) => {
-                self.count(&flow, labels);
+                self.count(&flow, series);
                 true
             }
             None => false,
         });
     }
 
-    fn count(&self, flow: &Flow, labels: &Labels) {
+    fn count(&self, flow: &Flow, series: &Series) {
         let (from_client, to_client) = flow.news();
-        self.received.get_or_create(labels).inc_by(from_client);
-        self.sent.get_or_create(labels).inc_by(to_client);
+        series.count(&series.received, &self.received, from_client);
+        series.count(&series.sent, &self.sent, to_client);
     }
 
-    /// The labels themselves while there is room for another series, then those of everything else.
-    fn capped(&self, labels: Labels) -> Option<Labels> {
+    /// The series of a connection while there is room for another one, then that of everything else.
+    fn find(&self, record: &Record) -> Option<Arc<Series>> {
         if self.series == 0 {
             return None;
         }
+        let labels = labels(record);
         let mut known = lock(&self.known);
-        if known.contains(&labels) {
-            return Some(labels);
+        if let Some(series) = known.get(&labels) {
+            return Some(series.clone());
         }
-        if known.len() < self.series {
-            known.insert(labels.clone());
-            return Some(labels);
-        }
-        let other: Arc<str> = "other".into();
-        Some(Labels(NAMES.iter().map(|_| other.clone()).collect()))
+        let labels = if known.len() < self.series {
+            labels
+        } else {
+            let other: Arc<str> = "other".into();
+            Labels(NAMES.iter().map(|_| other.clone()).collect())
+        };
+        Some(known.entry(labels.clone()).or_insert_with(|| Arc::new(Series::new(labels))).clone())
+    }
+}
+
+impl Series {
+    fn new(labels: Labels) -> Self {
+        let [opened, closed, failed, sent, received] = [const { OnceLock::new() }; 5];
+        Self { labels, opened, closed, failed, sent, received }
+    }
+
+    /// Counts; a counter that never counted is not shown.
+    fn count(&self, counter: &OnceLock<Counter>, family: &Family<Labels, Counter>, by: u64) {
+        counter.get_or_init(|| family.get_or_create(&self.labels).clone()).inc_by(by);
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn reporter(record: &Record) -> Reporter {
-    Reporter { reporter: side(record) }
 }
 
 fn side(record: &Record) -> &'static str {
@@ -183,16 +229,16 @@ fn side(record: &Record) -> &'static str {
 
 fn labels(record: &Record) -> Labels {
     let mut values: Vec<Arc<str>> = Vec::with_capacity(NAMES.len());
-    values.push(side(record).into());
+    values.push(word(side(record)));
     party(&mut values, &record.src);
     party(&mut values, &record.dst);
     let service = record.service.as_deref().and_then(|service| service.split_once('/'));
-    values.push(service.map_or_else(|| UNKNOWN.into(), |(space, name)| format!("{name}.{space}.svc").into()));
-    values.push(service.map_or(UNKNOWN, |(_, name)| name).into());
-    values.push(service.map_or(UNKNOWN, |(space, _)| space).into());
-    values.push("tcp".into());
-    values.push(flags(record).into());
-    values.push(if mutual(record) { "mutual_tls" } else { UNKNOWN }.into());
+    values.push(service.map_or_else(|| word(UNKNOWN), |(space, name)| format!("{name}.{space}.svc").into()));
+    values.push(word(service.map_or(UNKNOWN, |(_, name)| name)));
+    values.push(word(service.map_or(UNKNOWN, |(space, _)| space)));
+    values.push(word("tcp"));
+    values.push(word(flags(record)));
+    values.push(word(if mutual(record) { "mutual_tls" } else { UNKNOWN }));
     Labels(values.into())
 }
 
@@ -201,13 +247,13 @@ fn mutual(record: &Record) -> bool {
 }
 
 fn party(values: &mut Vec<Arc<str>>, party: &Party) {
-    let unknown: Arc<str> = UNKNOWN.into();
+    let unknown = word(UNKNOWN);
     let record = party.record.as_deref();
     let label = |names: &[&str]| record.and_then(|record| find(record, names));
     let name = party.workload.clone().unwrap_or_else(|| unknown.clone());
     let canonical = label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
     let revision = label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
-    let latest = || if record.is_some() { "latest".into() } else { unknown.clone() };
+    let latest = || if record.is_some() { word("latest") } else { unknown.clone() };
     values.push(name.clone());
     values.push(canonical.unwrap_or_else(|| name.clone()));
     values.push(revision.unwrap_or_else(latest));
@@ -215,7 +261,7 @@ fn party(values: &mut Vec<Arc<str>>, party: &Party) {
     values.push(party.identity.clone().unwrap_or_else(|| unknown.clone()));
     values.push(label(&["app"]).unwrap_or_else(|| unknown.clone()));
     values.push(label(&["version"]).unwrap_or_else(|| unknown.clone()));
-    values.push(if record.is_some() { "Kubernetes".into() } else { unknown.clone() });
+    values.push(if record.is_some() { word("Kubernetes") } else { unknown.clone() });
     values.push(unknown.clone());
     values.push(unknown);
 }
@@ -234,6 +280,6 @@ fn flags(record: &Record) -> &'static str {
             _ => "TLS_FAILURE",
         },
         (Kind::Failed, Some(Step::Dial | Step::Connect | Step::Deliver)) => "CONNECT",
-        _ => "-",
+        _ => NO_FLAGS,
     }
 }

@@ -5,8 +5,12 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{Blame, Direction, Flow, Kind, Record, Step};
-use crate::metrics::{Metrics, Own};
+use super::{Blame, Direction, Flow, Kind, Level, Record, Step};
+use crate::log::Log;
+use crate::metrics::{Metrics, Own, Series};
+
+/// Whether the connection stood from end to end, and where it is counted.
+pub(super) type Opened = (bool, Option<Arc<Series>>);
 
 /// Outcomes that the ring keeps.
 const RECENT: usize = 1024;
@@ -15,13 +19,20 @@ const RECENT: usize = 1024;
 #[derive(Debug)]
 pub struct Sink {
     metrics: Arc<Metrics>,
+    /// Lines for people; other forms go through `tracing`.
+    log: Option<Arc<Log>>,
     recent: Mutex<VecDeque<Arc<Record>>>,
 }
 
 impl Sink {
     /// Counts into these metrics.
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, recent: Mutex::new(VecDeque::with_capacity(RECENT)) }
+        Self { metrics, log: None, recent: Mutex::new(VecDeque::with_capacity(RECENT)) }
+    }
+
+    /// Writes the lines of connections to this log as text.
+    pub fn with_text(self, log: Arc<Log>) -> Self {
+        Self { log: Some(log), ..self }
     }
 
     /// The last outcomes, oldest first.
@@ -34,16 +45,17 @@ impl Sink {
         &self.metrics
     }
 
-    pub(super) fn opened(&self, record: &Record, flow: &Arc<Flow>) {
-        self.metrics.tcp.opened(record, flow);
+    pub(super) fn opened(&self, record: &Record, flow: &Arc<Flow>) -> Option<Arc<Series>> {
+        self.metrics.tcp.opened(record, flow)
     }
 
-    pub(super) fn ended(&self, record: &Record, flow: &Arc<Flow>, opened: bool, reason: Option<&'static str>) {
-        self.metrics.tcp.ended(record, flow, opened);
+    pub(super) fn ended(&self, record: &Record, flow: &Arc<Flow>, opened: Opened, reason: Option<&'static str>) {
+        let (opened, series) = opened;
+        self.metrics.tcp.ended(record, flow, opened, series);
         if let Some(reason) = reason {
             Own::word(&self.metrics.own.refusals, reason);
         }
-        log(record);
+        self.log(record);
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if recent.len() == RECENT {
             recent.pop_front();
@@ -54,7 +66,7 @@ impl Sink {
 
 /// One line per connection. Byte counts are from the local pod's point of view, as in Istio's access log.
 macro_rules! line {
-    ($level:ident, $record:expr, $message:literal) => {{
+    ($level:ident, $record:expr, $message:expr) => {{
         let record: &Record = $record;
         let (sent, received) = match record.direction {
             Direction::Outbound => (record.from_client, record.to_client),
@@ -87,18 +99,35 @@ macro_rules! line {
             blame = record.blame.map(Blame::word),
             trace = record.trace.as_deref(),
             error = record.error.as_deref(),
-            $message
+            "{}", $message
         );
     }};
 }
 
-fn log(record: &Record) {
-    match record.outcome {
-        Kind::Closed | Kind::Revoked => line!(info, record, "connection complete"),
-        Kind::Denied => line!(info, record, "connection refused"),
-        // Applications reset connections all day long.
-        Kind::Failed if record.step == Some(Step::Splice) => line!(info, record, "connection complete"),
-        Kind::Failed => line!(warn, record, "connection failed"),
-        Kind::Abandoned => line!(error, record, "connection abandoned"),
+impl Sink {
+    fn log(&self, record: &Record) {
+        let (level, message) = match record.outcome {
+            Kind::Closed | Kind::Revoked => (Level::Info, "connection complete"),
+            Kind::Denied => (Level::Info, "connection refused"),
+            // Applications reset connections all day long.
+            Kind::Failed if record.step == Some(Step::Splice) => (Level::Info, "connection complete"),
+            Kind::Failed => (Level::Warn, "connection failed"),
+            Kind::Abandoned => (Level::Error, "connection abandoned"),
+        };
+        match (&self.log, level) {
+            (None, Level::Info) => line!(info, record, message),
+            (None, Level::Warn) => line!(warn, record, message),
+            (None, Level::Error) => line!(error, record, message),
+            (Some(log), _) => {
+                let wanted = match level {
+                    Level::Info => tracing::enabled!(target: "access", tracing::Level::INFO),
+                    Level::Warn => tracing::enabled!(target: "access", tracing::Level::WARN),
+                    Level::Error => tracing::enabled!(target: "access", tracing::Level::ERROR),
+                };
+                if wanted {
+                    log.connection(record, level, message);
+                }
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{Blame, Decided, Direction, Ending, Kind, Outcome, Record, Sink, Step};
+use super::{Blame, Decided, Direction, Ending, Kind, Level, Outcome, Record, Sink, Step};
 use crate::metrics::Metrics;
 
 fn sink() -> Arc<Sink> {
@@ -76,4 +76,25 @@ fn the_ring_keeps_the_newest() {
     let recent = sink.recent();
     assert_eq!(recent.len(), 1024);
     assert_eq!(recent.last().and_then(|record| record.reason.as_deref()), Some("last"));
+}
+
+#[test]
+fn a_line_for_people_reads_as_tracing_would_have_written_it() {
+    let sink = sink();
+    let mut outcome = begin(&sink, Direction::Inbound);
+    outcome.record.src.namespace = Some("sh\"op\n".into());
+    outcome.record.hbone_addr = Some("10.0.0.2:80".parse().unwrap());
+    outcome.deny("policy_denied");
+    let record = sink.recent()[0].clone();
+    let mut text = Vec::new();
+    super::line::put(&mut text, &record, Level::Info, "connection refused");
+    let text = String::from_utf8(text).unwrap();
+    let (time, rest) = text.split_once("  INFO access: connection refused ").unwrap();
+    assert!(time.len() == "2026-01-01T00:00:00.000000Z".len() && time.ends_with('Z'), "{time}");
+    assert_eq!(
+        rest.replace(&format!("duration={}ms", record.duration_ms), "duration=?"),
+        "direction=\"inbound\" transport=\"none\" outcome=\"denied\" reason=\"policy_denied\" \
+         src.addr=10.0.0.1:4000 src.namespace=\"sh\\\"op\\n\" dst.addr=10.0.0.2:80 dst.hbone_addr=10.0.0.2:80 \
+         identity_from=\"none: not asked\" bytes_sent=0 bytes_recv=0 duration=?\n"
+    );
 }
