@@ -170,6 +170,16 @@ impl Authority {
         }
         Ok(due)
     }
+
+    /// Signs a new issuing key with the root key of the folder, which has to be that of the first root.
+    pub fn renew_issuing(&self, now: SystemTime) -> Result<(), CaError> {
+        let Some((state, life)) = &self.home else {
+            return Ok(());
+        };
+        let fresh = authority::new_issuing(state, &self.trust_domain, &self.roots().pem, *life, now)?;
+        self.keys.write().unwrap_or_else(PoisonError::into_inner).issuing = fresh;
+        Ok(())
+    }
 }
 
 #[cfg(test)]

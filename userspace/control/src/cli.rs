@@ -46,7 +46,7 @@ impl Cli {
         let (needed, given) = match &cli.command {
             Command::Serve(run) => (run.source == SourceKind::Directory, run.mesh.manifests.is_some()),
             Command::Check { mesh } => (true, mesh.manifests.is_some()),
-            Command::Token { .. } | Command::Ca(_) => (false, false),
+            Command::Token { .. } | Command::RotateRoot { .. } | Command::Ca(_) => (false, false),
         };
         match (needed, given) {
             (true, false) => Err(Self::command().error(ErrorKind::MissingRequiredArgument, "--manifests is missing")),
@@ -70,6 +70,20 @@ pub enum Command {
         /// State folder of the control plane.
         #[arg(long, value_name = "DIR")]
         state: PathBuf,
+    },
+    /// Let another root follow that of a state folder. The control plane that serves the folder announces the new one,
+    /// signs with it when agents know it, and lets the old one go when nothing under it is left. Give `root.pem` to the
+    /// nodes again while it is announced: agents hold the control plane's certificate against their own copy.
+    RotateRoot {
+        /// State folder of the control plane.
+        #[arg(long, value_name = "DIR")]
+        state: PathBuf,
+        /// How long the new root is announced at least, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = parse_seconds)]
+        hold: Duration,
+        /// How long the old root stays once the new one signs, in seconds: longer than any certificate lives.
+        #[arg(long, value_name = "SECONDS", default_value = "90000", value_parser = parse_seconds)]
+        retire: Duration,
     },
     /// Make the CA's Secrets in a cluster where they are missing, and a new issuing key where it is time.
     Ca(CaArgs),
@@ -166,6 +180,15 @@ pub struct KubeArgs {
     /// Seconds that an issuing key under a new root waits at least until it signs.
     #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = parse_hold)]
     pub root_hold: Duration,
+    /// Where the admission webhook is served, at /validate. Default: it is not.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub webhook: Option<SocketAddr>,
+    /// The Service by which the API server asks the webhook: its certificate is for NAME.NAMESPACE.svc.
+    #[arg(long, value_name = "NAME", default_value = "culvert-control")]
+    pub webhook_service: String,
+    /// The ValidatingWebhookConfiguration whose caBundle is kept.
+    #[arg(long, value_name = "NAME", default_value = "culvert")]
+    pub webhook_configuration: String,
     /// Take istio.io/dataplane-mode: ambient and none for culvert.dev/enroll: "true" and "false".
     #[arg(long)]
     pub istio_labels: bool,
@@ -238,6 +261,10 @@ fn parse_trust_domain(text: &str) -> Result<TrustDomain, String> {
 }
 
 fn parse_hold(text: &str) -> Result<Duration, String> {
+    text.parse().map(Duration::from_secs).map_err(|_| "not a number of seconds".to_owned())
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
     text.parse().map(Duration::from_secs).map_err(|_| "not a number of seconds".to_owned())
 }
 

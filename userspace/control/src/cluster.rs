@@ -4,6 +4,9 @@ mod keys;
 mod leader;
 mod reviewer;
 pub mod secrets;
+mod status;
+mod verdict;
+mod webhook;
 
 use std::{
     future::Future,
@@ -11,15 +14,18 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use anyhow::Context as _;
 use culvert_identity::TrustDomain;
 use culvert_manifests::{Catalog, Live};
 use culvert_wire::TrustBundle;
-use tokio::{sync::mpsc, time};
+use tokio::{net::TcpListener, sync::mpsc, time};
 
 use keys::KeyKeeper;
 use leader::Leader;
 pub use reviewer::{Agent, Expected, Reviewer, TokenRefusal};
 use secrets::Names;
+use status::Writer;
+use webhook::Webhook;
 
 use crate::{
     api::Api,
@@ -88,7 +94,8 @@ async fn begin(args: &Run, state: &StateDir, kept: Kept) -> anyhow::Result<Servi
     let (owner, published) = Owner::new(sources, kept, reading)?;
     let (changes, queue) = mpsc::channel(64);
     let (metrics, nodes) = (Arc::new(Metrics::new()), Arc::new(NodeBook::default()));
-    let leader = Leader::new(api.clone(), &kube.namespace, own_name());
+    let me = own_name();
+    let leader = Leader::new(api.clone(), &kube.namespace, me.clone());
     let keeper = KeyKeeper {
         api: api.clone(),
         namespace: kube.namespace.clone(),
@@ -103,6 +110,17 @@ async fn begin(args: &Run, state: &StateDir, kept: Kept) -> anyhow::Result<Servi
         hold: kube.root_hold,
         staged: None,
     };
+    if let Some(address) = kube.webhook {
+        let names = vec![format!("{}.{}.svc", kube.webhook_service, kube.namespace)];
+        let webhook = Webhook::new(Arc::clone(&authority), names, Arc::clone(&metrics), now)?;
+        let listener = TcpListener::bind(address).await.with_context(|| format!("--webhook {address}"))?;
+        tokio::spawn(webhook.run(listener));
+        let (name, authority) = (kube.webhook_configuration.clone(), Arc::clone(&authority));
+        tokio::spawn(webhook::follow_roots(api.clone(), name, authority, leader.leads()));
+    }
+    let (records, leads) = (source.records(), leader.leads());
+    let writer = Writer::new(api.clone(), published.clone(), records, Arc::clone(&nodes), leads, me);
+    tokio::spawn(writer.run());
     tokio::spawn(owner.run(queue));
     tokio::spawn(source.run(changes.clone()));
     tokio::spawn(leader.run());

@@ -152,6 +152,7 @@ impl View {
             "generation": published.snapshot.generation,
             "manifestsUnusable": published.unread,
             "stateNotKept": published.unkept,
+            "roots": self.authority.roots().ders.len(),
             "issuingKeyEnds": rfc3339(self.authority.issuing_not_after()),
             "workloads": published.state.workloads.len(),
             "services": published.state.services.len(),

@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod http;
 pub mod index;
 pub mod metrics;
+pub mod roots;
 pub mod run;
 pub mod server;
 pub mod source;

@@ -26,6 +26,13 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve(args),
         Command::Check { mesh } => check(&mesh),
         Command::Ca(args) => ca(&args),
+        Command::RotateRoot { state, hold, retire } => match run::rotate_root(&state, hold, retire) {
+            Ok(()) => {
+                println!("the next root is made; give root.pem to the nodes again as soon as it holds both");
+                exit::OK
+            }
+            Err(error) => failed(&error),
+        },
         Command::Token { node, state } => match run::token(&node, &state) {
             Ok(token) => {
                 println!("{token}");

@@ -34,6 +34,8 @@ pub struct Metrics {
     pub refused: Family<Refused, Counter>,
     /// TLS handshakes that failed.
     pub handshakes_failed: Family<Reason, Counter>,
+    /// Objects that the admission webhook was asked about, by what it said.
+    pub reviews: Family<Reason, Counter>,
     /// End of the issuing key, seconds since the epoch.
     pub issuing_expiry: Gauge,
 }
@@ -91,6 +93,7 @@ impl Metrics {
             issued: Family::default(),
             refused: Family::default(),
             handshakes_failed: Family::default(),
+            reviews: Family::default(),
             issuing_expiry: Gauge::default(),
         };
         metrics.register();
@@ -112,6 +115,7 @@ impl Metrics {
         r.register("certificates_issued", "Certificates signed", self.issued.clone());
         r.register("refusals", "Calls refused", self.refused.clone());
         r.register("handshakes_failed", "TLS handshakes that failed", self.handshakes_failed.clone());
+        r.register("admission_reviews", "Objects that the admission webhook judged", self.reviews.clone());
         let help = "End of the issuing key in seconds since the epoch";
         r.register("issuing_key_expiry_timestamp_seconds", help, self.issuing_expiry.clone());
     }

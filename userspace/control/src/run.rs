@@ -1,6 +1,11 @@
 //! Putting the parts together.
 
-use std::{future::Future, path::Path, sync::Arc, time::SystemTime};
+use std::{
+    future::Future,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context as _, bail};
 use culvert_identity::TrustDomain;
@@ -19,6 +24,7 @@ use crate::{
     http::{self, View},
     index::{self, Change, Owner, Published, Reading, Sources},
     metrics::Metrics,
+    roots::{self, RootKeeper},
     server::{self, Context, NodeBook, OwnIdentity},
     source::{DirectoryError, Source, read_files},
     state_dir::StateDir,
@@ -31,6 +37,11 @@ pub(crate) const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 pub fn token(node: &str, state: &Path) -> anyhow::Result<String> {
     let tokens = Tokens::open(&StateDir::open(state)?)?;
     Ok(tokens.give(node, SystemTime::now())?.to_string())
+}
+
+/// Begins a rotation of the root.
+pub fn rotate_root(state: &Path, hold: Duration, retire: Duration) -> anyhow::Result<()> {
+    Ok(roots::begin(&StateDir::open(state)?, hold, retire, SystemTime::now())?)
 }
 
 /// Reads a directory as the server would, and gives everything that is to be said about it.
@@ -63,13 +74,23 @@ pub async fn serve(args: Run, stop: impl Future<Output = ()>) -> anyhow::Result<
     };
     let domain = trust_domain(&args.mesh, Authority::trust_domain_of(&state)?, catalog)?;
     let authority = Arc::new(Authority::open(state.clone(), domain.clone(), ISSUING_LIFE, now)?);
-    let bundle = TrustBundle { trust_domain: domain.clone(), authorities: authority.roots().ders, sequence: 1 };
+    // Each change of the roots is another generation, so this is beyond all that agents have seen.
+    let sequence = kept.generation + 1;
+    let bundle = TrustBundle { trust_domain: domain.clone(), authorities: authority.roots().ders, sequence };
     let sources = Sources { state: state.clone(), overrides: overrides(&args.mesh, domain), bundle };
     let (owner, published) = Owner::new(sources, kept, reading)?;
     let (changes, queue) = mpsc::channel(64);
     tokio::spawn(owner.run(queue));
     tokio::spawn(source.run(changes.clone()));
     let (metrics, nodes) = (Arc::new(Metrics::new()), Arc::new(NodeBook::default()));
+    let keeper = RootKeeper {
+        state: state.clone(),
+        authority: Arc::clone(&authority),
+        changes: changes.clone(),
+        published: published.clone(),
+        nodes: Arc::clone(&nodes),
+    };
+    tokio::spawn(keeper.run());
     let serving = Serving { authority, published, changes, reviewer: None, metrics, nodes };
     serve_state(&args, &state, serving, stop).await
 }

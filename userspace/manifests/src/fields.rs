@@ -124,6 +124,20 @@ impl<'v> Fields<'v> {
         self.typed(key, "true or false", Value::as_bool)
     }
 
+    /// The names of its fields.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'v str> + use<'v> {
+        self.map.into_iter().flat_map(Map::keys).map(String::as_str)
+    }
+
+    /// Items of a list; 0 where there is none.
+    pub(crate) fn list_len(&self, key: &str) -> usize {
+        self.list(key).len()
+    }
+
+    pub(crate) fn list_is_empty(&self, key: &str) -> bool {
+        self.list_len(key) == 0
+    }
+
     pub(crate) fn has(&self, key: &str) -> bool {
         self.get(key).is_some()
     }

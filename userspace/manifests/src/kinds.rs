@@ -8,6 +8,7 @@ mod node;
 mod pod;
 mod policy;
 mod probe;
+mod request;
 mod service;
 
 use culvert_policy::{AuthorizationPolicy, PeerAuthentication};

@@ -11,6 +11,7 @@ mod document;
 mod fields;
 mod kinds;
 mod object;
+mod review;
 
 pub use assemble::{Assembly, MeshOverrides, State, assemble};
 pub use catalog::{Catalog, File, Held, Live, SavedObject, Standing};
@@ -20,3 +21,4 @@ pub use kinds::{
     pod_uid,
 };
 pub use object::{ObjectKey, ObjectKind, Origin};
+pub use review::{Review, review};

@@ -22,7 +22,8 @@ pub(super) fn read(key: &ObjectKey, value: &Value) -> Reading {
         let text =
             "accepted, but not enforced: tokens are seen by a waypoint only, and L4 takes what they say for unknown";
         notes.add(Severity::Info, "not_enforced_at_l4", "", text, "");
-        return Reading::of(Object::RequestAuthentication, notes);
+        let object = super::request::read(&Fields::of(value, String::new(), &notes));
+        return Reading::of(object, notes);
     }
     let (object, stand_in) = match istio::read(value) {
         Some(Ok(accepted)) => {

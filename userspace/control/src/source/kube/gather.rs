@@ -115,7 +115,7 @@ impl Gather {
             tracing::warn!(kind = watched.name(), "the API server sent an object that is not of the kind");
             return false;
         };
-        if let Some(record) = Record::of(key.kind, object) {
+        if let Some(record) = Record::of(key.kind, object, self.catalog.get(&key), &complaints) {
             self.records.insert(key.clone(), record);
         }
         if let Some(shown) = self.listing.get_mut(&watched) {

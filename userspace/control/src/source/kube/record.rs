@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use culvert_manifests::{ObjectKey, ObjectKind};
+use culvert_manifests::{Complaint, Held, ObjectKey, ObjectKind, Severity};
 use serde_json::Value;
 
 /// Records of policy objects by key.
@@ -19,11 +19,15 @@ pub struct Record {
     pub generation: i64,
     /// `status` as it is now.
     pub status: Value,
+    /// What stands for it: itself, its last good version, or what refuses everything.
+    pub held: Option<Held>,
+    /// Why it is refused; empty when it is not.
+    pub errors: Vec<String>,
 }
 
 impl Record {
     /// Of an object of a kind that gets a status.
-    pub(super) fn of(kind: ObjectKind, object: &Value) -> Option<Self> {
+    pub(super) fn of(kind: ObjectKind, object: &Value, held: Option<&Held>, complaints: &[Complaint]) -> Option<Self> {
         let written = matches!(
             kind,
             ObjectKind::AuthorizationPolicy | ObjectKind::PeerAuthentication | ObjectKind::RequestAuthentication
@@ -34,6 +38,13 @@ impl Record {
             uid: metadata["uid"].as_str().unwrap_or_default().to_owned(),
             generation: metadata["generation"].as_i64().unwrap_or_default(),
             status: object["status"].clone(),
+            held: held.cloned(),
+            errors: complaints.iter().filter(|complaint| complaint.severity == Severity::Error).map(sentence).collect(),
         })
     }
+}
+
+fn sentence(complaint: &Complaint) -> String {
+    let field = if complaint.field.is_empty() { "" } else { ": " };
+    format!("{}{field}{} [{}]", complaint.field, complaint.text, complaint.reason)
 }
