@@ -20,6 +20,8 @@ const COUNTS_PER_LOOK: u32 = 6;
 
 /// So many ended connections leave memory worth giving back.
 const WORTH_IT: u64 = 200;
+/// An enrolment, which reads the kernel's types to load its programs, leaves as much as so many connections.
+const ENROLMENT: u64 = WORTH_IT;
 
 /// How many connections have ended: at the last look, and when memory was given back last.
 #[derive(Debug, Default)]
@@ -91,7 +93,7 @@ impl Enroller {
     /// Gives memory back when many connections have ended and it has become quiet. Counted by what has ended, not by
     /// what is open at the moment of looking: a peak may come and go between two looks.
     async fn tidy(&self, tide: &mut Tide) {
-        let ended = self.pods().iter().map(|pod| pod.live.ended()).sum();
+        let ended = self.pods().iter().map(|pod| ENROLMENT + pod.live.ended()).sum();
         if !tide.is_out(ended) {
             return;
         }
