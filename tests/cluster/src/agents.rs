@@ -20,7 +20,7 @@ pub struct Agent {
 pub struct Record {
     /// `inbound` or `outbound`.
     pub direction: String,
-    /// `mtls`, `plaintext`, ...
+    /// `hbone`, `plaintext`, ...
     pub transport: String,
     /// Who called.
     pub src: Party,

@@ -13,8 +13,10 @@ use crate::tally::Tally;
 use crate::tools::{self, Consent, Need};
 use crate::{paths, preflight, shell};
 
-/// The crate with the tests.
+/// The tests on the cluster, and those of the control plane on an API server alone.
+pub(crate) const PACKAGES: &[&str] = &[PACKAGE, API_PACKAGE];
 pub(crate) const PACKAGE: &str = "culvert-cluster";
+const API_PACKAGE: &str = "culvert-kube-tests";
 
 /// What to run, and on what.
 #[derive(Args, Clone, Debug, Default)]
@@ -67,7 +69,10 @@ fn tests(place: &Place, wanted: &Wanted, long: bool, helm: &Path, tally: &mut Ta
     });
     std::fs::write(&description, content.to_string())?;
     let mut cargo: Command = shell::cargo();
-    cargo.args(["test", "--no-fail-fast", "--package", PACKAGE, "--", "--test-threads=1"]);
-    cargo.args(long.then_some("--include-ignored")).args(&wanted.filters);
+    cargo.args(["test", "--no-fail-fast"]);
+    for package in PACKAGES {
+        cargo.args(["--package", package]);
+    }
+    cargo.args(["--", "--test-threads=1"]).args(long.then_some("--include-ignored")).args(&wanted.filters);
     tally.run("cluster", cargo.env("CULVERT_CLUSTER", &description))
 }
