@@ -85,7 +85,7 @@ fn package(word: &str) -> String {
     match word {
         "xtask" => word.to_owned(),
         "cli" => "culvert".to_owned(),
-        "netns" => "culvert-netns-tests".to_owned(),
+        "netns" | "kube" => format!("culvert-{word}-tests"),
         _ => format!("culvert-{}", word.trim_start_matches("ebpf/")),
     }
 }
