@@ -187,7 +187,8 @@ fn answer(body: &[u8], metrics: &Metrics) -> Option<Value> {
     metrics.reviews.get_or_create(&Reason { reason: verdict }).inc();
     let mut response = json!({"uid": uid, "allowed": errors.is_empty()});
     if !errors.is_empty() {
-        response["status"] = json!({"code": 422, "reason": "Invalid", "message": errors.join("; ")});
+        // Not 422: kubectl prints "The request is invalid" for it and leaves the message out.
+        response["status"] = json!({"code": 400, "reason": "BadRequest", "message": errors.join("; ")});
     }
     if !warnings.is_empty() {
         response["warnings"] = warnings.into_iter().take(WARNINGS.0).map(cut).collect();
@@ -253,7 +254,7 @@ mod tests {
     #[test]
     fn a_bad_object_is_refused_with_field_and_word_and_a_good_one_is_not() {
         let bad = asked("CREATE", &policy(json!({"action": "DENY"})));
-        assert_eq!((&bad["allowed"], &bad["status"]["code"]), (&json!(false), &json!(422)));
+        assert_eq!((&bad["allowed"], &bad["status"]["code"]), (&json!(false), &json!(400)));
         let text = bad["status"]["message"].as_str().unwrap();
         assert!(text.contains("spec") && text.contains('['), "{text}");
         assert_eq!(asked("UPDATE", &policy(json!({"rules": [{}]})))["allowed"], true);
