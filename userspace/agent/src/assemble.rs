@@ -33,6 +33,7 @@ const LAST: std::time::Duration = std::time::Duration::from_secs(1);
 /// Runs the agent until it is told to stop. Must be called before any thread is made.
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
     harden::forbid_dumps()?;
+    culvert_redirect::keep_memory_small();
     let log = log::start(settings).context("the thread that writes the log cannot be made")?;
     harden::raise_descriptor_limit();
     harden::open_sysctls();

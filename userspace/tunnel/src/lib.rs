@@ -25,6 +25,7 @@ mod splice;
 mod stream;
 mod tls;
 mod tunnel;
+mod turns;
 
 pub use connect::{Authority, Baggage, ConnectRequest, Forwarded, Host, Traceparent};
 pub use error::{Blame, OpenError, ServeError, StreamError};

@@ -15,6 +15,7 @@ use crate::{
     error::StreamError,
     http2::session::{Asked, Session},
     tls::{CHUNK, Failure, SEALED, Tls},
+    turns,
 };
 
 /// Bytes that are read at once.
@@ -130,7 +131,8 @@ impl Link {
             let read = SCRATCH.with_borrow_mut(|scratch| {
                 let begun = self.rest.len();
                 scratch[..begun].copy_from_slice(&self.rest);
-                match self.tcp.try_read(&mut scratch[begun..begun + READ]) {
+                let buffer = &mut scratch[begun..begun + READ];
+                match turns::read(&self.tcp, READ, || self.tcp.try_read(buffer)) {
                     Ok(0) => Ok(Some(false)),
                     Ok(bytes) => self.open(&mut scratch[..begun + bytes]).map(Some),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),

@@ -27,6 +27,7 @@ use crate::{
     meter::Meter,
     revoke::Revocation,
     stream::TunnelStream,
+    turns,
 };
 
 /// Bytes asked of a socket that sends little.
@@ -188,7 +189,9 @@ impl Carry {
                 // What it means that the stream was reset is looked at when all bytes are delivered.
                 Poll::Ready(Err(_)) | Poll::Pending => return Ok(()),
             };
-            let read = self.stream.session().append(self.stream.id(), room, |buffer| self.app.try_read_buf(buffer));
+            let read = self.stream.session().append(self.stream.id(), room, |buffer| {
+                turns::read(&self.app, room, || self.app.try_read_buf(buffer))
+            });
             match read {
                 Ok(0) => {
                     self.stream.session().finish(self.stream.id());
