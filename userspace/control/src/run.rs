@@ -14,6 +14,7 @@ use culvert_wire::TrustBundle;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
+    task::JoinSet,
 };
 
 use crate::{
@@ -91,7 +92,7 @@ pub async fn serve(args: Run, stop: impl Future<Output = ()>) -> anyhow::Result<
         nodes: Arc::clone(&nodes),
     };
     tokio::spawn(keeper.run());
-    let serving = Serving { authority, published, changes, reviewer: None, metrics, nodes };
+    let serving = Serving { authority, published, changes, reviewer: None, metrics, nodes, tasks: JoinSet::new() };
     serve_state(&args, &state, serving, stop).await
 }
 
@@ -103,6 +104,8 @@ pub(crate) struct Serving {
     pub(crate) reviewer: Option<Reviewer>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) nodes: Arc<NodeBook>,
+    /// What runs beside, and ends when serving ends.
+    pub(crate) tasks: JoinSet<()>,
 }
 
 pub(crate) async fn serve_state(
@@ -111,7 +114,7 @@ pub(crate) async fn serve_state(
     serving: Serving,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let Serving { authority, published, changes, reviewer, metrics, nodes } = serving;
+    let Serving { authority, published, changes, reviewer, metrics, nodes, tasks: _tasks } = serving;
     let own = OwnIdentity::new(Arc::clone(&authority), args.leaf_life)?;
     let identity = own.identity();
     tokio::spawn(own.run(Arc::clone(&metrics)));
