@@ -122,19 +122,29 @@ impl Mesh {
 
     /// Starts the control plane and the agents and enrols.
     pub fn start_culvert(&mut self) -> Result<()> {
-        self.start_control()?;
+        self.start_culvert_with(&[], &[])
+    }
+
+    /// The same with more settings of the control plane and of the agents.
+    pub fn start_culvert_with(&mut self, control: &[&str], agent: &[&str]) -> Result<()> {
+        self.start_control_with(control)?;
         for node in self.lab.nodes().to_vec() {
-            self.join(&node)?;
+            self.join(&node, agent)?;
         }
         self.enrol_all()
     }
 
     /// Starts the control plane and waits until it listens.
     pub fn start_control(&mut self) -> Result<()> {
+        self.start_control_with(&[])
+    }
+
+    /// The same with more settings.
+    pub fn start_control_with(&mut self, settings: &[&str]) -> Result<()> {
         let mut command = Command::new(self.programs.path("culvert-control"));
         command.arg("--manifests").arg(&self.manifests).arg("--state").arg(state());
         command.arg("--listen").arg(control_address().to_string());
-        command.arg("--admin").arg("/run/lab/control-admin.sock");
+        command.arg("--admin").arg("/run/lab/control-admin.sock").args(settings);
         let mut process = Process::start_command("culvert-control", command)?;
         wait_until("the control plane listens", START, || {
             if let Some(status) = process.try_wait()? {
@@ -147,14 +157,14 @@ impl Mesh {
     }
 
     /// Makes a join token for the node, and starts its agent.
-    fn join(&mut self, node: &Node) -> Result<()> {
+    fn join(&mut self, node: &Node, settings: &[&str]) -> Result<()> {
         let token = Netns::own().run(
             &self.programs.path("culvert-control").to_string_lossy(),
             &["token", node.name(), "--state", state()],
         )?;
         let file = token_file(node.name());
         write_private(&file, token.trim())?;
-        self.start_agent(node)
+        self.start_agent_with(node, settings)
     }
 
     /// Starts (or starts again) the agent of a node and waits until it says that it is ready.
@@ -258,6 +268,23 @@ impl Mesh {
     pub fn follow(&self, node: &str) -> Result<Follower> {
         let agent = self.agents.get(node).with_context(|| format!("{node} has no agent"))?;
         Ok(Follower::from_now(agent.process.log_path().to_path_buf()))
+    }
+
+    /// `culvert-control WORDS --state ...` on the control plane's own folder.
+    pub fn control_tool(&self, words: &[&str]) -> Result<String> {
+        let mut arguments = words.to_vec();
+        arguments.extend(["--state", state()]);
+        Netns::own().run(&self.programs.path("culvert-control").display().to_string(), &arguments)
+    }
+
+    /// What the control plane's admin socket says.
+    pub fn control_status(&self) -> Result<serde_json::Value> {
+        let mut stream = std::os::unix::net::UnixStream::connect("/run/lab/control-admin.sock")?;
+        let request = b"GET /status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        std::io::Write::write_all(&mut stream, request)?;
+        let answer = std::io::read_to_string(&mut stream)?;
+        let (_, body) = answer.split_once("\r\n\r\n").context("the control plane's admin socket said nothing")?;
+        Ok(serde_json::from_str(body)?)
     }
 
     /// `culvert WORDS --socket ...` against a node's agent.

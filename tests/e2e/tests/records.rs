@@ -1,15 +1,13 @@
 //! What becomes of a pod whose record disappears.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
-use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use culvert_e2e::fixture;
 use culvert_e2e::mesh::{Mesh, wait_until};
 use culvert_e2e::streams::{Server, connect, echo, ping};
-use culvert_lab::anyhow::{Context as _, Result, ensure};
+use culvert_lab::anyhow::ensure;
 use culvert_lab::{Netns, in_sandbox};
 use serde_json::Value;
 
@@ -21,16 +19,6 @@ fn reaches(from: &Netns, to: SocketAddr) -> bool {
         stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
         ping(&mut stream, b"hello").is_ok()
     })
-}
-
-/// What the control plane's admin socket says.
-fn control_status() -> Result<Value> {
-    let mut stream = UnixStream::connect("/run/lab/control-admin.sock")?;
-    stream.write_all(b"GET /status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (_, body) = answer.split_once("\r\n\r\n").context("no answer")?;
-    Ok(serde_json::from_str(body)?)
 }
 
 #[test]
@@ -61,7 +49,7 @@ fn a_pod_without_a_record_is_closed_and_comes_back_with_its_record() {
         let status: Value = serde_json::from_str(&mesh.operator("node1", &["status", "--json"])?)?;
         ensure!(status["closed"][&uid] == "no_record" && status["pods"] == Value::Array(vec![]), "{status}");
         wait_until("the control plane knows", Duration::from_secs(5), || {
-            let nodes = control_status()?["nodes"].clone();
+            let nodes = mesh.control_status()?["nodes"].clone();
             let pods = nodes["node1"]["pods"].as_array().cloned().unwrap_or_default();
             Ok(pods.iter().any(|pod| pod["uid"] == uid.as_str() && pod["reason"] == "no_record"))
         })?;
