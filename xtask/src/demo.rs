@@ -13,6 +13,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("culvert-control", "culvert-control"),
     ("culvert-agent", "culvert-agent"),
     ("culvert", "culvert"),
+    ("culvert-cni", "culvert-cni"),
+    ("culvert-keeper", "culvert-keeper"),
     ("culvert-e2e", "culvert-demo"),
 ];
 

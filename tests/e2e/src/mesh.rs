@@ -134,6 +134,15 @@ impl Mesh {
         self.enrol_all()
     }
 
+    /// Starts control plane and agents, with more settings for these, and enrols nobody.
+    pub fn start_programs(&mut self, settings: &[&str]) -> Result<()> {
+        self.start_control()?;
+        for node in self.lab.nodes().to_vec() {
+            self.join(&node, settings)?;
+        }
+        Ok(())
+    }
+
     /// Starts the control plane and waits until it listens.
     pub fn start_control(&mut self) -> Result<()> {
         self.start_control_with(&[])

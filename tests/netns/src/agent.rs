@@ -33,6 +33,7 @@ pub fn config(node: &Node) -> Config {
         kubelet_cgroup: None,
         dns: Vec::new(),
         hooks: culvert_redirect::HostHooks::Auto,
+        proc: PathBuf::from("/proc"),
     }
 }
 

@@ -15,14 +15,16 @@ use tokio::net::TcpListener;
 
 use crate::{
     admin,
+    cni::{self, Installation, Place},
     control::{self, Feed},
-    enrol::{self, Book, Enroller},
+    enrol::{self, Book, Discovery, Enroller, Keeping},
     harden,
+    kubelet::Kubelet,
     log::{self, Log},
     metrics::{Metrics, Observed},
     outcome::Sink,
     places::Places,
-    settings::{LogFormat, Settings},
+    settings::{LogFormat, NodeSettings, Settings},
     snapshot::Current,
     worker::{Shared, Workers},
 };
@@ -82,9 +84,11 @@ fn open_redirect(settings: &Settings) -> anyhow::Result<Redirect> {
         bpffs: settings.bpffs.clone(),
         node: settings.node.to_string(),
         ebpf_log: settings.ebpf_log,
-        kubelet_cgroup: settings.kubelet_cgroup.clone(),
+        // Looked for, and told, once the agent runs: a kubelet that is not there yet is no reason to end.
+        kubelet_cgroup: None,
         dns: Vec::new(),
         hooks: HostHooks::Auto,
+        proc: settings.on_node.host_proc.clone(),
     };
     Redirect::open(config).map_err(|error| {
         let reason = error.reason();
@@ -137,7 +141,8 @@ impl Node<'_> {
         let shared = self.shared();
         let workers = Workers::start(self.settings.workers, &shared).context("the worker threads cannot be made")?;
         let workers = Arc::new(workers);
-        let enroller = self.enroller(&shared, &workers, Trust::new(bundles.clone()))?;
+        let cni = self.cni();
+        let enroller = self.enroller(&shared, &workers, Trust::new(bundles.clone()), cni.clone())?;
         let feed = self.feed(&bundles);
         let node = self.settings.node.clone();
         let desk = admin::Desk { node, enroller: enroller.clone(), shared, workers: workers.clone() };
@@ -146,11 +151,14 @@ impl Node<'_> {
             tokio::spawn(control::follow(feed)),
             tokio::spawn(enroller.clone().follow()),
             tokio::spawn(enroller.clone().recover()),
-            tokio::spawn(enroller.clone().reconcile(self.settings.kubelet_cgroup.clone())),
+            tokio::spawn(enroller.clone().reconcile(self.kubelet())),
+            tokio::spawn(enroller.clone().attend(self.settings.known_list(), self.discovery())),
             tokio::spawn(tasks::rotations(enroller.clone(), workers.clone(), bundles, self.metrics.clone())),
             tokio::spawn(tasks::kernel_events(self.redirect.clone())),
             tokio::spawn(control::report(self.port, self.identity, enroller.clone(), self.current)),
         ]);
+        // Last: from now on pods are held back until the door behind them answers.
+        tasks.extend(cni.map(|cni| tokio::spawn(cni::keep(cni))));
         Ok(Running { enroller, workers, tasks })
     }
 
@@ -168,7 +176,29 @@ impl Node<'_> {
         })
     }
 
-    fn enroller(&self, shared: &Arc<Shared>, workers: &Arc<Workers>, trust: Trust) -> anyhow::Result<Arc<Enroller>> {
+    fn cni(&self) -> Option<Arc<Installation>> {
+        let place = Place { socket: self.settings.enrol_socket(), known: self.settings.known_list() };
+        let settings = self.settings.on_node.cni.clone()?;
+        Some(Arc::new(Installation::new(settings, place)))
+    }
+
+    fn kubelet(&self) -> Kubelet {
+        let NodeSettings { kubelet_cgroup, host_proc, host_cgroup, .. } = self.settings.on_node.clone();
+        Kubelet::new(kubelet_cgroup, host_proc, host_cgroup)
+    }
+
+    fn discovery(&self) -> Option<Discovery> {
+        let on_node = &self.settings.on_node;
+        on_node.discover_pods.then(|| Discovery { proc: on_node.host_proc.clone() })
+    }
+
+    fn enroller(
+        &self,
+        shared: &Arc<Shared>,
+        workers: &Arc<Workers>,
+        trust: Trust,
+        cni: Option<Arc<Installation>>,
+    ) -> anyhow::Result<Arc<Enroller>> {
         let signer = Signer::new(self.port.clone(), self.identity.identity().clone());
         let settings = KeeperSettings { validity: self.settings.svid_life, ..KeeperSettings::default() };
         let observer = Observed::observer(self.metrics.clone());
@@ -179,6 +209,10 @@ impl Node<'_> {
             shared: shared.clone(),
             workers: workers.clone(),
             book: Book::open(&self.settings.run_dir).context("the book of pods cannot be opened")?,
+            keeping: self.settings.on_node.keeper.clone().map(|socket| Keeping { socket }),
+            cni,
+            proc: self.settings.on_node.host_proc.clone(),
+            drain: self.settings.drain,
         }))
     }
 
@@ -218,7 +252,7 @@ impl Running {
         }
         if settings.withdraw_on_exit {
             for pod in self.enroller.pods() {
-                if let Err(error) = self.enroller.withdraw(pod.uid.as_str()).await {
+                if let Err(error) = self.enroller.withdraw(pod.uid.as_str(), None).await {
                     tracing::error!(pod = %pod.uid, reason = error.reason(), %error, "the pod could not be withdrawn");
                 }
             }

@@ -2,14 +2,17 @@
 //! on this node; where it is comes from the network namespace that the caller hands over.
 
 mod book;
+mod discover;
 mod find;
 mod follow;
-pub mod protocol;
+mod keeping;
+mod local;
 mod reconcile;
 mod recover;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod uninstall;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,13 +20,14 @@ use std::{
     io,
     net::IpAddr,
     os::{fd::OwnedFd, unix::fs::MetadataExt},
-    path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
+use culvert_handover::enrolment::Claim;
 use culvert_identity::SpiffeId;
-use culvert_redirect::{self as redirect, OpenFlows, PodRedirect, PodSettings, Redirect};
+use culvert_redirect::{self as redirect, Listeners, OpenFlows, PodRedirect, PodSettings, Redirect};
 use culvert_svid::{Keeper, Signer};
 use culvert_workload::{Phase, Protocol, Workload, WorkloadUid};
 use tokio::{
@@ -33,6 +37,7 @@ use tokio::{
 
 use crate::{
     acceptor,
+    cni::{InstallError, Installation},
     judge::Judge,
     pod::{Pod, PodParts},
     snapshot::Snapshot,
@@ -40,6 +45,9 @@ use crate::{
 };
 
 pub use book::{Book, Entry};
+pub use culvert_handover::enrolment as protocol;
+pub use discover::{Discovery, UidInCgroup, uid_of};
+pub use keeping::Keeping;
 pub(crate) use socket::listen;
 pub use socket::serve;
 
@@ -98,6 +106,29 @@ pub enum EnrolError {
     /// The record changed under the enrolment.
     #[error("the pod's identity has changed while it was enrolled: ask again")]
     IdentityChanged,
+    /// The caller means another pod than the record.
+    #[error("the caller says {claimed}, the control plane {recorded}")]
+    NameMismatch {
+        /// Namespace and name of the request.
+        claimed: String,
+        /// Those of the record.
+        recorded: String,
+    },
+    /// The pod is not held.
+    #[error("no such pod is enrolled here")]
+    NotHeld,
+    /// The kernel does not have what the pod needs.
+    #[error("the pod is not captured: {0}")]
+    NotCaptured(&'static str),
+    /// Culvert is leaving the node.
+    #[error("culvert is being uninstalled from this node")]
+    Uninstalling,
+    /// CNI configuration or plugin.
+    #[error("the CNI configuration could not be taken away")]
+    Cni(#[source] InstallError),
+    /// The pins.
+    #[error("the pins cannot be read: {0}")]
+    Pins(String),
     /// The agent is stopping.
     #[error("the agent is stopping")]
     Stopping,
@@ -122,6 +153,12 @@ impl EnrolError {
             Self::NoSvid(_) => "no_svid",
             Self::Book(_) => "book_failed",
             Self::IdentityChanged => "identity_changed",
+            Self::NameMismatch { .. } => "pod_name_mismatch",
+            Self::NotHeld => "not_enrolled",
+            Self::NotCaptured(word) => word,
+            Self::Uninstalling => "uninstalling",
+            Self::Cni(error) => error.reason(),
+            Self::Pins(_) => "pins_unreadable",
             Self::Stopping => "draining",
         }
     }
@@ -134,6 +171,17 @@ struct Held {
     netns_inode: u64,
     settings: PodSettings,
     acceptors: Vec<JoinHandle<()>>,
+    /// Once more what is accepted on, where there is a keeper that may have to be told again.
+    listeners: Option<Listeners>,
+    /// Its record says that it is not enrolled any more; open connections may end by themselves for a while.
+    draining: bool,
+}
+
+/// What a captured pod is held with.
+struct Means {
+    settings: PodSettings,
+    local: culvert_mtls::LocalIdentity,
+    kept: Option<Listeners>,
 }
 
 /// What the caller is told.
@@ -159,6 +207,14 @@ pub struct Parts {
     pub workers: Arc<Workers>,
     /// The book of pods.
     pub book: Book,
+    /// Who keeps listeners while no agent runs.
+    pub keeping: Option<Keeping>,
+    /// The CNI plugin and its configuration.
+    pub cni: Option<Arc<Installation>>,
+    /// Where the node's procfs is.
+    pub proc: PathBuf,
+    /// Longest wait for open connections of a pod whose label was taken away.
+    pub drain: Duration,
 }
 
 /// Nobody else changes the kernel side while this is held.
@@ -178,6 +234,10 @@ pub struct Enroller {
     released: Notify,
     /// Counts changes of the set of pods and of their state, for the status report.
     changed: watch::Sender<u64>,
+    /// Pods of this node that should be held and are not, with the reason.
+    missing: Mutex<BTreeMap<WorkloadUid, &'static str>>,
+    /// Culvert is being uninstalled.
+    leaving: AtomicBool,
 }
 
 impl Enroller {
@@ -191,6 +251,8 @@ impl Enroller {
             following: Mutex::default(),
             released: Notify::new(),
             changed: watch::Sender::new(0),
+            missing: Mutex::default(),
+            leaving: AtomicBool::new(false),
         })
     }
 
@@ -222,19 +284,46 @@ impl Enroller {
     }
 
     /// Captures a pod; returns once it has its SVID. Repeating it changes nothing.
-    pub async fn enrol(self: &Arc<Self>, uid: &str, netns: OwnedFd) -> Result<Enrolled, EnrolError> {
+    pub async fn enrol(
+        self: &Arc<Self>,
+        uid: &str,
+        netns: OwnedFd,
+        claim: Option<&Claim>,
+    ) -> Result<Enrolled, EnrolError> {
+        self.staying()?;
         let uid = WorkloadUid::new(uid);
         let record = self.record(&uid).await?;
+        agrees(&record, claim)?;
         let identity = record.identity().ok_or(EnrolError::BadIdentity)?;
         let pod = self.capture(&record, identity.clone(), netns).await?;
         self.catch_up(&pod)?;
         self.wait_for_svid(&identity).await?;
+        if let Some(claim) = claim.filter(|claim| !claim.veths.is_empty() && !claim.veths.contains(&pod.host_veth)) {
+            let (kernel, said) = (&pod.host_veth, &claim.veths);
+            tracing::warn!(pod = %pod.uid, kernel, ?said, "other CNI plugins name another interface of the pod");
+        }
         Ok(Enrolled { addresses: pod.addresses.clone(), identity })
     }
 
-    /// Lets a pod go: everything of it ends, its traffic is its own again.
-    pub async fn withdraw(&self, uid: &str) -> Result<(), EnrolError> {
+    /// Whether the pod is held, and captured as the kernel says.
+    pub async fn check(&self, uid: &str) -> Result<(), EnrolError> {
+        let uid = WorkloadUid::new(uid);
+        if !self.held().contains_key(&uid) {
+            return Err(EnrolError::NotHeld);
+        }
+        let captured = self.captured(&uid).await;
+        if captured.is_complete() { Ok(()) } else { Err(EnrolError::NotCaptured(captured.reason())) }
+    }
+
+    /// Lets a pod go: everything of it ends, its traffic is its own again. With a namespace, only where it is the pod's.
+    pub async fn withdraw(&self, uid: &str, netns: Option<&OwnedFd>) -> Result<(), EnrolError> {
         let changing = self.changing.lock().await;
+        if let Some(netns) = netns {
+            let pinned = self.pinned().await.map_err(EnrolError::Pins)?;
+            if pinned.get(uid).is_none_or(|pin| pin.netns_inode != inode_of(netns)) {
+                return Ok(());
+            }
+        }
         self.withdraw_alone(&changing, uid).await
     }
 
@@ -247,6 +336,7 @@ impl Enroller {
             Err(redirect::WithdrawError::NotEnrolled(_)) => {}
             other => other?,
         }
+        self.drop_kept(uid).await;
         self.parts.book.remove(uid).map_err(EnrolError::Book)?;
         self.closed.lock().unwrap_or_else(PoisonError::into_inner).remove(&WorkloadUid::new(uid));
         self.changed.send_modify(|count| *count += 1);
@@ -308,8 +398,8 @@ impl Enroller {
         let local = self.parts.keeper.hold(&identity, &uid);
         let settings = self.settings(record);
         let (redirect, wanted) = (self.parts.redirect.clone(), settings.clone());
-        let name = uid.clone();
-        let captured = match blocking(move || redirect.enrol(&name, netns, wanted)).await? {
+        let (name, kept) = (uid.clone(), self.kept(&uid).await);
+        let captured = match blocking(move || redirect.enrol_with(&name, netns, wanted, kept)).await? {
             Ok(captured) => captured,
             Err(error) => {
                 self.release_unheld(&record.uid);
@@ -322,7 +412,8 @@ impl Enroller {
             return Err(EnrolError::AddressMismatch);
         }
         self.write_down(&captured).await?;
-        Ok(self.hold(record, captured, settings, local))
+        let kept = self.keep(&uid, &captured.listeners).await;
+        Ok(self.hold(record, captured, Means { settings, local, kept }))
     }
 
     /// The pod, if it is held already as just that.
@@ -352,13 +443,8 @@ impl Enroller {
     }
 
     /// From here on the pod's connections are carried.
-    fn hold(
-        self: &Arc<Self>,
-        record: &Arc<Workload>,
-        captured: PodRedirect,
-        settings: PodSettings,
-        local: culvert_mtls::LocalIdentity,
-    ) -> Arc<Pod> {
+    fn hold(self: &Arc<Self>, record: &Arc<Workload>, captured: PodRedirect, means: Means) -> Arc<Pod> {
+        let Means { settings, local, kept } = means;
         self.forget_tasks(&record.uid);
         let PodRedirect { addresses, host_veth, netns_inode, listeners, early, netns, .. } = captured;
         let places = self.parts.shared.places.of_pod();
@@ -370,7 +456,7 @@ impl Enroller {
         }
         let acceptors = acceptor::start(listeners, &pod, shared, workers);
         acceptor::adopt(early, &pod, shared, workers);
-        let held = Held { pod: pod.clone(), netns_inode, settings, acceptors };
+        let held = Held { pod: pod.clone(), netns_inode, settings, acceptors, listeners: kept, draining: false };
         self.held().insert(record.uid.clone(), held);
         self.closed.lock().unwrap_or_else(PoisonError::into_inner).remove(&record.uid);
         self.changed.send_modify(|count| *count += 1);
@@ -424,6 +510,18 @@ impl Enroller {
     fn held(&self) -> MutexGuard<'_, HashMap<WorkloadUid, Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The caller and the record mean the same pod.
+fn agrees(record: &Workload, claim: Option<&Claim>) -> Result<(), EnrolError> {
+    let Some(claim) = claim else { return Ok(()) };
+    if *claim.namespace == *record.namespace && *claim.name == *record.name {
+        return Ok(());
+    }
+    Err(EnrolError::NameMismatch {
+        claimed: format!("{}/{}", claim.namespace, claim.name),
+        recorded: format!("{}/{}", record.namespace, record.name),
+    })
 }
 
 /// Is there a pod of this UID on this node that may be enrolled.

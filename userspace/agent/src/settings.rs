@@ -1,12 +1,14 @@
 //! Settings: read raw (text, as given), then checked (typed, resolved across fields, all faults at once).
 
 mod checked;
+mod node;
 mod raw;
 #[cfg(test)]
 mod tests;
 
 pub use checked::{Fault, LogFormat, Settings};
-pub use raw::{Cli, Command, Run};
+pub use node::NodeSettings;
+pub use raw::{Cli, Command, Run, Uninstall};
 
 /// Documented exit codes of `culvert-agent` (after `sysexits.h`).
 pub mod exit {

@@ -14,6 +14,7 @@ use culvert_abi::{
 };
 
 use crate::deviation::{Deviation, Family};
+use crate::diag::Diag;
 use crate::error::{EnrolError, OpenError};
 use crate::hook::{Mechanism, Way};
 use crate::interface::{self, HostVeth, PodInterface};
@@ -106,7 +107,13 @@ pub(crate) fn check_settings(settings: &PodSettings) -> Result<(), EnrolError> {
 
 impl Node {
     /// See [`crate::Redirect::enrol`].
-    pub(crate) fn enrol(&self, uid: &str, fd: OwnedFd, settings: PodSettings) -> Result<PodRedirect, EnrolError> {
+    pub(crate) fn enrol(
+        &self,
+        uid: &str,
+        fd: OwnedFd,
+        settings: PodSettings,
+        kept: Option<Listeners>,
+    ) -> Result<PodRedirect, EnrolError> {
         if !pins::is_name(uid) {
             return Err(EnrolError::Uid(uid.to_owned()));
         }
@@ -115,7 +122,7 @@ impl Node {
         let subject = self.examine(uid, fd, settings)?;
         let pod_pins = self.pins.make_pod(uid)?;
         let fresh = self.close(&subject, &pod_pins)?;
-        let (listeners, programs) = self.prepare(&subject, &pod_pins, fresh)?;
+        let (listeners, programs) = self.prepare(&subject, &pod_pins, fresh, kept)?;
         let enrolled = self.attach(&subject, &pod_pins, &listeners, &programs)?;
         self.read_back(&pod_pins, &enrolled)?;
         let early = selftest::run(self, &subject, &listeners).map_err(EnrolError::SelfTest)?;
@@ -141,6 +148,20 @@ impl Node {
         self.recall_addresses(uid, &netns, host.ifindex, &mut interface)?;
         let slot = self.slot(host.ifindex)?;
         Ok(Subject { uid: uid.to_owned(), netns: Arc::new(netns), interface, host, slot, settings })
+    }
+
+    /// See [`crate::Redirect::addresses`].
+    pub(crate) fn addresses(&self, fd: &OwnedFd) -> Result<Vec<IpAddr>, EnrolError> {
+        let fd = fd.try_clone().map_err(system("look at the netns"))?;
+        let netns = Namespace::from_fd(fd).map_err(system("look at the netns"))?.ok_or(EnrolError::NotNetns)?;
+        if netns.inode() == self.shared.home.inode() {
+            return Err(EnrolError::HostNetwork);
+        }
+        let interface = self.read_interface(&netns)?;
+        self.at_home(|| interface::read_host(&interface, &netns))
+            .map_err(system("read the node's interfaces"))?
+            .map_err(EnrolError::Interface)?;
+        Ok(interface.addresses.into_iter().filter(|ip| !interface::is_link_local(*ip)).collect())
     }
 
     /// Of a pod that an earlier agent enrolled, the guard still knows the addresses of that time. What
@@ -275,6 +296,7 @@ impl Node {
         subject: &Subject,
         pod_pins: &PodPins,
         fresh: bool,
+        kept: Option<Listeners>,
     ) -> Result<(Listeners, PodPrograms), EnrolError> {
         let programs = programs::load_pod(&self.pins, pod_pins, subject.steer_config(), self.log)?;
         if fresh {
@@ -284,13 +306,28 @@ impl Node {
         if self.enrolled(&subject.uid).is_none() {
             kept::clear_legs(self, subject).map_err(system("end what an earlier agent had open"))?;
         }
-        subject.netns.enter(&self.shared.home, || Ok(route(subject))).map_err(system("enter the netns"))??;
-        let v6 = subject.interface.loopback_v6;
-        let listeners = subject
-            .netns
-            .enter(&self.shared.home, || listener::open(v6))
-            .map_err(system("open the listeners in the pod"))?;
+        subject.netns.enter(&self.shared.home, || Ok(self.route(subject))).map_err(system("enter the netns"))??;
+        let listeners = match kept {
+            Some(kept) if self.are_steered_to(subject, &programs, &kept)? => kept,
+            _ => self.open_listeners(subject)?,
+        };
         Ok((listeners, programs))
+    }
+
+    pub(crate) fn open_listeners(&self, subject: &Subject) -> Result<Listeners, EnrolError> {
+        let v6 = subject.interface.loopback_v6;
+        let opened = subject.netns.enter(&self.shared.home, || listener::open(v6));
+        opened.map_err(system("open the listeners in the pod"))
+    }
+
+    /// Whether these are the very sockets that the pod's connections are steered to, alive and in its netns. Their backlog
+    /// then holds what has come while no agent was there.
+    fn are_steered_to(&self, subject: &Subject, programs: &PodPrograms, kept: &Listeners) -> Result<bool, EnrolError> {
+        let look = || {
+            let listening = subject.netns.enter(&self.shared.home, || Diag::open()?.listening())?;
+            listener::are_current(&programs.listeners, kept, subject.interface.loopback_v6, &listening)
+        };
+        look().map_err(system("look at the kept listeners"))
     }
 
     /// Whether an agent has captured this pod before, whatever is left of that.
@@ -375,23 +412,31 @@ fn usable(interface: PodInterface) -> Result<PodInterface, EnrolError> {
     Ok(interface)
 }
 
-/// In the pod's netns: rules, routes, sysctls.
-pub(crate) fn route(subject: &Subject) -> Result<(), EnrolError> {
-    let netlink = Netlink::open().map_err(system("open netlink in the pod"))?;
-    for (family, source) in subject.families() {
-        let gaps = routing::gaps(&netlink, family, source).map_err(system("read the pod's rules"))?;
-        for gap in &gaps {
-            match gap {
-                Gap::RuleForeign(rule) => return Err(EnrolError::RoutingTaken(format!("rule {}", rule.text()))),
-                Gap::RouteForeign(text) => return Err(EnrolError::RoutingTaken(text.clone())),
-                Gap::RuleDissects(_) => sysctl(&accept_local(&subject.interface.name), "1")?,
-                Gap::RuleMissing(_) | Gap::RouteMissing => {}
+impl Node {
+    /// In the pod's netns: rules, routes, sysctls.
+    pub(crate) fn route(&self, subject: &Subject) -> Result<(), EnrolError> {
+        let set = |key: &str| self.sysctl(key, "1").map_err(system(format!("set {key}=1")));
+        let netlink = Netlink::open().map_err(system("open netlink in the pod"))?;
+        for (family, source) in subject.families() {
+            let gaps = routing::gaps(&netlink, family, source).map_err(system("read the pod's rules"))?;
+            for gap in &gaps {
+                match gap {
+                    Gap::RuleForeign(rule) => return Err(EnrolError::RoutingTaken(format!("rule {}", rule.text()))),
+                    Gap::RouteForeign(text) => return Err(EnrolError::RoutingTaken(text.clone())),
+                    Gap::RuleDissects(_) => set(&accept_local(&subject.interface.name))?,
+                    Gap::RuleMissing(_) | Gap::RouteMissing => {}
+                }
             }
+            routing::fill(&netlink, family, source).map_err(system("write the pod's rules"))?;
         }
-        routing::fill(&netlink, family, source).map_err(system("write the pod's rules"))?;
+        set(FWMARK_ACCEPT)?;
+        set(TW_REUSE)
     }
-    sysctl(FWMARK_ACCEPT, "1")?;
-    sysctl(TW_REUSE, "1")
+
+    /// Writes a sysctl of the calling thread's netns, whichever procfs it is written through.
+    pub(crate) fn sysctl(&self, key: &str, value: &str) -> io::Result<()> {
+        std::fs::write(self.proc.join("sys").join(key), value)
+    }
 }
 
 /// Lets a connection take the mark of its SYN (IPv6 as well): the way back for probes.
@@ -402,11 +447,6 @@ pub(crate) const TW_REUSE: &str = "net/ipv4/tcp_tw_reuse";
 
 pub(crate) fn accept_local(interface: &str) -> String {
     format!("net/ipv4/conf/{interface}/accept_local")
-}
-
-/// Writes a sysctl of the calling thread's netns.
-fn sysctl(key: &str, value: &str) -> Result<(), EnrolError> {
-    std::fs::write(format!("/proc/sys/{key}"), value).map_err(system(format!("set {key}={value}")))
 }
 
 fn attach_steer(pod_pins: &PodPins, programs: &PodPrograms, netns: &Namespace) -> io::Result<()> {

@@ -62,6 +62,20 @@ pub(crate) fn slots(listeners: &Listeners) -> Vec<(u32, &TcpListener)> {
     slots
 }
 
+/// Whether these sockets are those of the map, all that the pod needs, and listening.
+pub(crate) fn are_current(sockmap: &Map, kept: &Listeners, v6: bool, listening: &[u64]) -> io::Result<bool> {
+    if kept.inbound_v6.is_some() != v6 || kept.outbound_v6.is_some() != v6 {
+        return Ok(false);
+    }
+    for (slot, listener) in slots(kept) {
+        let own = cookie(listener)?;
+        if sockmap.get::<u32, u64>(&slot)? != Some(own) || !listening.contains(&own) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Marks a socket as the agent's; what is accepted from it inherits that.
 pub(crate) fn tag(agent_tag: &Map, socket: &impl AsFd) -> io::Result<()> {
     agent_tag.set(&socket.as_fd().as_raw_fd(), &AGENT_TAG)
@@ -77,10 +91,15 @@ pub(crate) fn install(agent_tag: &Map, sockmap: &Map, listeners: &Listeners) -> 
     let mut cookies = [None; 4];
     for (slot, listener) in slots(listeners) {
         tag(agent_tag, listener)?;
+        let own = cookie(listener)?;
+        cookies[slot as usize] = Some(own);
+        // Putting a socket where it is already would take its only link to the map away.
+        if sockmap.get::<u32, u64>(&slot)? == Some(own) {
+            continue;
+        }
         #[expect(clippy::cast_sign_loss, reason = "a descriptor that is open is not negative")]
         let fd = listener.as_raw_fd() as u64;
         sockmap.set(&slot, &fd)?;
-        cookies[slot as usize] = Some(cookie(listener)?);
     }
     Ok(cookies)
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -73,6 +73,8 @@ pub(crate) struct Node {
     pub(crate) watch: Loaded,
     pub(crate) mechanism: Mechanism,
     pub(crate) log: bool,
+    /// See [`Config::proc`].
+    pub(crate) proc: PathBuf,
     pub(crate) events_taken: AtomicBool,
     pods: Mutex<BTreeMap<String, Enrolled>>,
     node_config: Mutex<NodeConfig>,
@@ -110,6 +112,7 @@ impl Node {
             watch: programs.watch,
             mechanism,
             log: config.ebpf_log,
+            proc: config.proc.clone(),
             events_taken: AtomicBool::new(false),
             pods: Mutex::default(),
             node_config: Mutex::default(),

@@ -87,6 +87,28 @@ impl Pins {
         Ok(Self { root: path })
     }
 
+    /// See [`crate::Redirect::dismantle`].
+    pub(crate) fn dismantle(bpffs: &Path, node: &str) -> Result<(), OpenError> {
+        let all = bpffs.join("culvert");
+        let version = all.join(format!("v{ABI_VERSION}"));
+        let root = version.join(node_folder(node)?);
+        let gone = |path: &Path| {
+            let system = |source| OpenError::System { action: format!("remove {}", path.display()), source };
+            ignore_absent(std::fs::remove_dir(path)).map_err(system)
+        };
+        let maps = root.join("maps");
+        for map in std::fs::read_dir(&maps).into_iter().flatten().flatten() {
+            let path = map.path();
+            let system = |source| OpenError::System { action: format!("remove {}", path.display()), source };
+            ignore_absent(std::fs::remove_file(&path)).map_err(system)?;
+        }
+        // A pod that is still there keeps its pins, and its folder is an error.
+        [&maps, &root.join("pods"), &root].into_iter().try_for_each(|path| gone(path))?;
+        // Other nodes may share the kernel, and other versions the node.
+        let _ = std::fs::remove_dir(&version).and_then(|()| std::fs::remove_dir(&all));
+        Ok(())
+    }
+
     /// Pin of a shared map.
     pub(crate) fn map(&self, name: &str) -> PathBuf {
         self.root.join("maps").join(name)

@@ -1,8 +1,13 @@
 //! What enrolment hands to the agent.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::Netns;
+use culvert_abi::slot;
+
+use crate::{Netns, listener};
 
 /// An enrolled pod, ready to accept.
 #[derive(Debug)]
@@ -41,6 +46,42 @@ pub struct Listeners {
     pub inbound_v6: Option<TcpListener>,
     /// From the pod's processes, IPv6.
     pub outbound_v6: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// Each listener with its slot in the pod's map of listeners (`culvert_abi::slot`).
+    pub fn descriptors(&self) -> Vec<(u32, BorrowedFd<'_>)> {
+        listener::slots(self).into_iter().map(|(slot, listener)| (slot, listener.as_fd())).collect()
+    }
+
+    /// The same sockets once more.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let optional = |listener: &Option<TcpListener>| listener.as_ref().map(TcpListener::try_clone).transpose();
+        Ok(Self {
+            inbound_v4: self.inbound_v4.try_clone()?,
+            outbound_v4: self.outbound_v4.try_clone()?,
+            inbound_v6: optional(&self.inbound_v6)?,
+            outbound_v6: optional(&self.outbound_v6)?,
+        })
+    }
+
+    /// The kernel's name of each socket, by slot.
+    pub fn cookies(&self) -> io::Result<BTreeMap<u32, u64>> {
+        let slots = listener::slots(self).into_iter();
+        slots.map(|(slot, socket)| Ok((slot, listener::cookie(socket)?))).collect()
+    }
+
+    /// From sockets by slot; nothing if one that every pod has is missing.
+    pub fn from_slots(sockets: impl IntoIterator<Item = (u32, OwnedFd)>) -> Option<Self> {
+        let mut sockets: BTreeMap<u32, OwnedFd> = sockets.into_iter().collect();
+        let mut take = |slot| sockets.remove(&slot).map(TcpListener::from);
+        Some(Self {
+            inbound_v4: take(slot::INBOUND_V4)?,
+            outbound_v4: take(slot::OUTBOUND_V4)?,
+            inbound_v6: take(slot::INBOUND_V6),
+            outbound_v6: take(slot::OUTBOUND_V6),
+        })
+    }
 }
 
 /// A pod that an earlier agent enrolled, as the pins tell.

@@ -14,7 +14,8 @@ use crate::error::{EnrolError, EventsError, OpenError, VerifyError, WithdrawErro
 use crate::event::Events;
 use crate::machine;
 use crate::node::Node;
-use crate::pod::{PinnedPod, PodRedirect};
+use crate::pins::Pins;
+use crate::pod::{Listeners, PinnedPod, PodRedirect};
 use crate::settings::{Config, PodSettings};
 
 /// The kernel side of one node. All methods may be called from any thread; they block for
@@ -45,13 +46,38 @@ impl Redirect {
     /// read-back of everything and a self-test connection. Idempotent for the same UID and netns:
     /// a second call replaces programs and listeners.
     pub fn enrol(&self, uid: &str, netns: OwnedFd, settings: PodSettings) -> Result<PodRedirect, EnrolError> {
-        self.node.enrol(uid, netns, settings)
+        self.node.enrol(uid, netns, settings, None)
+    }
+
+    /// The same with listeners that somebody has kept while no agent was there. They are used if they are the very
+    /// sockets that the pod's connections are steered to: what waits in their backlog is accepted. Otherwise they are
+    /// closed, and new ones are made.
+    pub fn enrol_with(
+        &self,
+        uid: &str,
+        netns: OwnedFd,
+        settings: PodSettings,
+        kept: Option<Listeners>,
+    ) -> Result<PodRedirect, EnrolError> {
+        self.node.enrol(uid, netns, settings, kept)
+    }
+
+    /// The addresses of a netns that could be enrolled, link-local ones left out; changes nothing. Refuses the node's own
+    /// netns, and one whose interface is no veth that ends on this node.
+    pub fn addresses(&self, netns: &OwnedFd) -> Result<Vec<IpAddr>, EnrolError> {
+        self.node.addresses(netns)
     }
 
     /// Changes a pod's probe ports or non-TCP rule. With [`OpenFlows::Cut`](crate::OpenFlows)
     /// the connections that were kept at enrolment end; no other value has an effect here.
     pub fn update(&self, uid: &str, settings: PodSettings) -> Result<(), VerifyError> {
         self.node.update(uid, settings)
+    }
+
+    /// Removes the pins of a node that has no pods any more, and the folders that nobody else uses. What programs are
+    /// still held by a process goes on until that ends.
+    pub fn dismantle(bpffs: &Path, node: &str) -> Result<(), OpenError> {
+        Pins::dismantle(bpffs, node)
     }
 
     /// Every pod with pins on this node.

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use culvert_abi::{FlowKey, PodConfig};
@@ -76,15 +76,11 @@ impl Node {
         self.open_guard(&subject)?;
         self.attach_host_side(&subject, &pins)?;
         let loaded = programs::load_pod(&self.pins, &pins, subject.steer_config(), self.log)?;
-        subject.netns.enter(&self.shared.home, || Ok(enrol::route(&subject))).map_err(system("enter the netns"))??;
+        subject.netns.enter(&self.shared.home, || Ok(self.route(&subject))).map_err(system("enter the netns"))??;
         let mut cookies = pod.cookies;
         let mut listeners = None;
         if new_listeners {
-            let v6 = subject.interface.loopback_v6;
-            let fresh = subject
-                .netns
-                .enter(&self.shared.home, || listener::open(v6))
-                .map_err(system("open the listeners in the pod"))?;
+            let fresh = self.open_listeners(&subject)?;
             cookies = listener::install(&self.shared.maps.agent_tag, &loaded.listeners, &fresh)
                 .map_err(system("install the listeners"))?;
             listeners = Some(fresh);
@@ -150,7 +146,9 @@ impl Node {
         let enrolled = self.pods().remove(uid);
         let netns = match &enrolled {
             Some(pod) => Some(pod.netns.clone()),
-            None => find_netns(pinned.netns_inode).map_err(withdrawing("look for the netns"))?.map(Arc::new),
+            None => {
+                find_netns(&self.proc, pinned.netns_inode).map_err(withdrawing("look for the netns"))?.map(Arc::new)
+            }
         };
         let ifindex = enrolled.map_or(pinned.host_ifindex, |pod| pod.host.ifindex);
         if let Some(netns) = netns {
@@ -176,8 +174,8 @@ impl Node {
                 routing::clear(&netlink, family)?;
             }
             // The kernel's defaults.
-            std::fs::write(PathBuf::from("/proc/sys").join(enrol::FWMARK_ACCEPT), "0")?;
-            std::fs::write(PathBuf::from("/proc/sys").join(enrol::TW_REUSE), "2")?;
+            self.sysctl(enrol::FWMARK_ACCEPT, "0")?;
+            self.sysctl(enrol::TW_REUSE, "2")?;
             if Mechanism::detect() == Mechanism::Clsact
                 && let Ok(interface) = interface::read_pod()?
             {
@@ -233,12 +231,12 @@ impl Node {
 }
 
 /// A netns by its inode: of a process, or by a name under `/run/netns`.
-fn find_netns(inode: u64) -> io::Result<Option<Namespace>> {
+fn find_netns(proc: &Path, inode: u64) -> io::Result<Option<Namespace>> {
     if inode == 0 {
         return Ok(None);
     }
     let mut candidates = Vec::new();
-    for entry in std::fs::read_dir("/proc")?.flatten() {
+    for entry in std::fs::read_dir(proc)?.flatten() {
         if entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()) {
             candidates.push(entry.path().join("ns/net"));
         }

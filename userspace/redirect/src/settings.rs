@@ -20,6 +20,9 @@ pub struct Config {
     pub dns: Vec<IpAddr>,
     /// How the programs of the host veth are attached.
     pub hooks: HostHooks,
+    /// Where the node's procfs is: `/proc`, or in a container whose own is read-only the place that the node's is mounted
+    /// at. Processes are looked for and sysctls are written there.
+    pub proc: PathBuf,
 }
 
 /// How the programs of the host veth are attached.

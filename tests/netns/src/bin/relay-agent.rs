@@ -13,7 +13,15 @@ fn main() -> Result<()> {
     let mut words = std::env::args().skip(1);
     let node = words.next().context("the node's name is missing")?;
     let bpffs = words.next().context("the bpffs is missing")?.into();
-    let config = Config { bpffs, node, ebpf_log: false, kubelet_cgroup: None, dns: Vec::new(), hooks: HostHooks::Auto };
+    let config = Config {
+        bpffs,
+        node,
+        ebpf_log: false,
+        kubelet_cgroup: None,
+        dns: Vec::new(),
+        hooks: HostHooks::Auto,
+        proc: "/proc".into(),
+    };
     let redirect = Redirect::open(config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

@@ -15,13 +15,13 @@ use std::{
 const NAMED: [&str; 2] = ["/run/netns", "/var/run/netns"];
 
 /// Opens the namespace with this inode number, if anybody has it.
-pub(crate) fn netns(inode: u64) -> Option<OwnedFd> {
+pub(crate) fn netns(proc: &Path, inode: u64) -> Option<OwnedFd> {
     let named = NAMED.iter().flat_map(|folder| entries(Path::new(folder)));
-    let of_processes = entries(Path::new("/proc")).filter(|path| is_process(path)).map(|path| path.join("ns/net"));
+    let of_processes = entries(proc).filter(|path| is_process(path)).map(|path| path.join("ns/net"));
     named.chain(of_processes).find_map(|path| open(&path, inode))
 }
 
-fn open(path: &Path, inode: u64) -> Option<OwnedFd> {
+pub(super) fn open(path: &Path, inode: u64) -> Option<OwnedFd> {
     if fs::metadata(path).ok()?.ino() != inode {
         return None;
     }
@@ -30,10 +30,10 @@ fn open(path: &Path, inode: u64) -> Option<OwnedFd> {
     (file.metadata().ok()?.ino() == inode).then(|| file.into())
 }
 
-fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> {
+pub(super) fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> {
     fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
-fn is_process(path: &Path) -> bool {
+pub(super) fn is_process(path: &Path) -> bool {
     path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.bytes().all(|b| b.is_ascii_digit()))
 }

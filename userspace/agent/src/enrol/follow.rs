@@ -1,7 +1,7 @@
 //! Pods follow the roster: a new record or new rules reach the pod at once. A pod whose record no longer fits is closed
 //! at once; what becomes of its kernel side is decided after that, see `recover`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use culvert_workload::Workload;
 
@@ -11,6 +11,9 @@ use crate::{
     pod::{POLICY_CHANGE, Pod},
     snapshot::Snapshot,
 };
+
+/// How often the connections of a pod that leaves are counted.
+const LOOK: Duration = Duration::from_millis(50);
 
 impl Enroller {
     /// Applies each new snapshot to all pods, for ever. Nothing here waits for a pod, the kernel or the CA.
@@ -25,14 +28,16 @@ impl Enroller {
         }
     }
 
-    fn apply(&self) {
+    fn apply(self: &Arc<Self>) {
         let metrics = &self.parts.shared.metrics;
         let begun = std::time::Instant::now();
         let following = self.following.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let Some(snapshot) = self.parts.shared.current.get() else { return };
         for pod in self.pods() {
-            if let Err(why) = self.show(&snapshot, &pod) {
-                self.release(&pod, &why);
+            match self.show(&snapshot, &pod) {
+                Ok(()) => {}
+                Err(EnrolError::NotEnrolled) if !pod.judge().rules().is_strict() => self.drain(&pod),
+                Err(why) => self.release(&pod, &why),
             }
         }
         drop(following);
@@ -46,6 +51,31 @@ impl Enroller {
         let _following = self.following.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let Some(snapshot) = self.parts.shared.current.get() else { return Err(EnrolError::NotSynced) };
         self.show(&snapshot, pod).inspect_err(|why| self.release(pod, why))
+    }
+
+    /// The label was taken away, and nothing forbids that open connections end by themselves: for a while the pod stays as
+    /// it is. A strict pod's end at once.
+    fn drain(self: &Arc<Self>, pod: &Arc<Pod>) {
+        match self.held().get_mut(&pod.uid).filter(|held| Arc::ptr_eq(&held.pod, pod)) {
+            Some(held) if !held.draining => held.draining = true,
+            _ => return,
+        }
+        tracing::info!(pod = %pod.uid, patience = ?self.parts.drain, "the pod leaves the mesh: its connections may end");
+        let (enroller, pod) = (self.clone(), pod.clone());
+        tokio::spawn(async move {
+            let quiet = async {
+                while !pod.live.is_empty() {
+                    tokio::time::sleep(LOOK).await;
+                }
+            };
+            let _ = tokio::time::timeout(enroller.parts.drain, quiet).await;
+            // By now it may be wanted again.
+            if enroller.catch_up(&pod).is_ok()
+                && let Some(held) = enroller.held().get_mut(&pod.uid)
+            {
+                held.draining = false;
+            }
+        });
     }
 
     /// Shows a snapshot to a pod; an error says why the pod may not be held any longer.

@@ -11,7 +11,7 @@ use culvert_wire::report::{NodeStatus, PodStatus};
 use culvert_workload::WorkloadUid;
 
 use super::Enroller;
-use crate::{acceptor, metrics::Metrics, pod::Pod};
+use crate::{acceptor, kubelet::Kubelet, metrics::Metrics, pod::Pod};
 
 /// How often the kernel's counters are read.
 const COUNT: Duration = Duration::from_secs(5);
@@ -68,7 +68,7 @@ impl Captured {
 
 impl Enroller {
     /// Verifies and repairs, for ever.
-    pub async fn reconcile(self: Arc<Self>, kubelet_cgroup: Option<std::path::PathBuf>) {
+    pub async fn reconcile(self: Arc<Self>, mut kubelet: Kubelet) {
         let mut clock = tokio::time::interval(COUNT);
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut tide = Tide::default();
@@ -76,13 +76,10 @@ impl Enroller {
             clock.tick().await;
             self.count().await;
             self.tidy(&mut tide).await;
+            self.compare_kept().await;
+            self.tell_kubelet(&mut kubelet);
             if !turn.is_multiple_of(COUNTS_PER_LOOK) {
                 continue;
-            }
-            if let Some(folder) = &kubelet_cgroup
-                && let Err(error) = self.parts.redirect.set_kubelet_cgroup(Some(folder))
-            {
-                tracing::warn!(%error, "kubelet's cgroup is not there: its probes are judged like other plaintext");
             }
             for pod in self.pods() {
                 self.mend(&pod).await;
@@ -99,6 +96,14 @@ impl Enroller {
         }
         if let Err(error) = super::blocking(culvert_redirect::return_unused_memory).await {
             tracing::warn!(%error, "unused memory could not be given back");
+        }
+    }
+
+    /// kubelet's cgroup, again and again: a restarted kubelet may have another one.
+    fn tell_kubelet(&self, kubelet: &mut Kubelet) {
+        let Some(folder) = kubelet.look() else { return };
+        if let Err(error) = self.parts.redirect.set_kubelet_cgroup(folder.as_deref()) {
+            tracing::warn!(%error, "kubelet's cgroup is not there: its probes are judged like other plaintext");
         }
     }
 
@@ -125,6 +130,10 @@ impl Enroller {
             });
         }
         pods.extend(self.closed().into_iter().filter_map(closed));
+        // What should be held and is not; its addresses are not confirmed by anything.
+        for (uid, reason) in self.missing() {
+            pods.push(PodStatus { uid, captured: false, reason: reason.into(), addresses: Vec::new() });
+        }
         let own = &self.parts.shared.metrics.own;
         let captured = pods.iter().filter(|pod| pod.captured).count();
         own.pods.set(i64::try_from(pods.len()).unwrap_or(i64::MAX));
@@ -147,7 +156,7 @@ impl Enroller {
         match super::blocking(move || redirect.repair(&uid)).await {
             Ok(Ok(repair)) => {
                 if let Some(listeners) = repair.listeners {
-                    self.listen(pod, listeners);
+                    self.listen(pod, listeners).await;
                 }
                 for deviation in &repair.remaining {
                     let (name, detail) = (deviation.name, &deviation.detail);
@@ -163,11 +172,13 @@ impl Enroller {
     }
 
     /// Accepts on new listeners; those of the lost ones end by themselves or with the pod.
-    fn listen(&self, pod: &Arc<Pod>, listeners: Listeners) {
+    async fn listen(&self, pod: &Arc<Pod>, listeners: Listeners) {
+        let kept = self.keep(pod.uid.as_str(), &listeners).await;
         let started = acceptor::start(listeners, pod, &self.parts.shared, &self.parts.workers);
         if let Some(held) = self.held().get_mut(&pod.uid) {
             held.acceptors.drain(..).for_each(|task| task.abort());
             held.acceptors = started;
+            held.listeners = kept;
         }
     }
 

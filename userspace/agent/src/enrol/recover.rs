@@ -39,6 +39,7 @@ pub(super) fn fate(why: &EnrolError) -> Fate {
         | EnrolError::HostNetwork
         | EnrolError::Ended
         | EnrolError::BadIdentity
+        | EnrolError::Uninstalling
         | EnrolError::NotSynced => Fate::Wait,
         EnrolError::NotRoot(_)
         | EnrolError::NoNetns
@@ -48,6 +49,11 @@ pub(super) fn fate(why: &EnrolError) -> Fate {
         | EnrolError::NoSvid(_)
         | EnrolError::Book(_)
         | EnrolError::IdentityChanged
+        | EnrolError::NameMismatch { .. }
+        | EnrolError::NotHeld
+        | EnrolError::NotCaptured(_)
+        | EnrolError::Cni(_)
+        | EnrolError::Pins(_)
         | EnrolError::Stopping => Fate::Retry,
     }
 }
@@ -137,9 +143,10 @@ impl Enroller {
 
     /// Holds the pod of these pins if its record fits, opens it if its record says so, else keeps it closed.
     async fn take_back(self: &Arc<Self>, pin: &PinnedPod) -> Result<(), EnrolError> {
-        let inode = pin.netns_inode;
-        let netns = super::blocking(move || find::netns(inode)).await?;
+        let (proc, inode) = (self.parts.proc.clone(), pin.netns_inode);
+        let netns = super::blocking(move || find::netns(&proc, inode)).await?;
         let changing = self.changing.lock().await;
+        self.staying()?;
         // Since the pins were listed the socket may have withdrawn the pod, or enrolled it.
         let still = self.pinned().await.map_err(|_| EnrolError::Stopping)?.get(&pin.uid) == Some(pin);
         if !still || self.held().contains_key(&WorkloadUid::new(&pin.uid)) {
@@ -184,6 +191,7 @@ impl Enroller {
         for uid in swept.unwrap_or_default() {
             tracing::info!(pod = uid, "pins of a pod that is gone were removed");
             self.forget(&WorkloadUid::new(&uid));
+            self.drop_kept(&uid).await;
             if let Err(error) = self.parts.book.remove(&uid) {
                 tracing::warn!(pod = uid, %error, "the pod could not be struck out of the book");
             }
@@ -191,7 +199,7 @@ impl Enroller {
         self.pinned().await
     }
 
-    async fn pinned(&self) -> Result<BTreeMap<String, PinnedPod>, String> {
+    pub(super) async fn pinned(&self) -> Result<BTreeMap<String, PinnedPod>, String> {
         let redirect = self.parts.redirect.clone();
         let look = move || redirect.pinned().map_err(|error| error.to_string());
         let pinned = super::blocking(look).await.map_err(|error| error.to_string())??;

@@ -78,11 +78,13 @@ async fn answer(stream: &UnixStream, enroller: &Arc<Enroller>) -> Result<Option<
         return Err(refuse(EnrolError::NotRoot(uid)));
     }
     match request.map_err(malformed)? {
-        Request::Enrol { uid } => {
+        Request::Enrol { uid, pod } => {
             let netns = fds.pop().filter(|_| fds.is_empty()).ok_or_else(|| refuse(EnrolError::NoNetns))?;
-            enroller.enrol(&uid, netns).await.map(Some).map_err(refuse)
+            enroller.enrol(&uid, netns, pod.as_ref()).await.map(Some).map_err(refuse)
         }
-        Request::Withdraw { uid } => enroller.withdraw(&uid).await.map(|()| None).map_err(refuse),
+        Request::Withdraw { uid } => enroller.withdraw(&uid, fds.first()).await.map(|()| None).map_err(refuse),
+        Request::Check { uid } => enroller.check(&uid).await.map(|()| None).map_err(refuse),
+        Request::Uninstall => enroller.uninstall().await.map(|()| None).map_err(refuse),
     }
 }
 

@@ -1,22 +1,18 @@
 use std::{
     fs::{self, File},
-    io::Write,
-    os::unix::{
-        fs::{MetadataExt, PermissionsExt},
-        net::UnixListener,
-    },
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
     sync::Arc,
-    thread,
 };
 
 use culvert_workload::{Phase, Protocol, WorkloadUid};
 use tempfile::TempDir;
 
 use super::{
-    Book, EnrolError, Entry, find, prepare_run_dir,
-    protocol::{self, Answer, ProtocolError, Request},
+    Book, EnrolError, Entry, UidInCgroup, agrees, find, prepare_run_dir,
+    protocol::Claim,
     recover::{Fate, fate},
-    usable,
+    uid_of, usable,
 };
 use crate::samples::{pod, snapshot};
 
@@ -63,51 +59,6 @@ fn only_a_record_that_says_not_enrolled_opens_a_pod() {
 }
 
 #[test]
-fn a_request_brings_its_namespace_as_a_descriptor() {
-    let folder = TempDir::new().expect("a folder");
-    let path = folder.path().join("enrol.sock");
-    let listener = UnixListener::bind(&path).expect("a socket");
-    let netns = File::open("/proc/self/ns/net").expect("our own namespace");
-    let inode = netns.metadata().expect("its inode").ino();
-    let server = thread::spawn(move || {
-        let (stream, _) = listener.accept().expect("a caller");
-        let (mut text, mut fds, mut buffer) = (Vec::new(), Vec::new(), [0; 16]);
-        let request = loop {
-            let got = protocol::receive(&stream, &mut buffer, &mut fds).expect("bytes");
-            text.extend_from_slice(&buffer[..got]);
-            if let Some(request) = protocol::parse(&text).expect("a good request") {
-                break request;
-            }
-        };
-        let answer = Answer { ok: true, identity: Some("spiffe://td/x".to_owned()), ..Answer::default() };
-        (&stream).write_all(&serde_json::to_vec(&answer).expect("JSON")).expect("sent");
-        let inode = File::from(fds.pop().expect("a descriptor")).metadata().expect("its inode").ino();
-        (request, inode, fds.len())
-    });
-    let request = Request::Enrol { uid: "a-uid".to_owned() };
-    let answer = protocol::ask(&path, &request, Some(netns.into())).expect("an answer");
-    assert!(answer.ok);
-    assert_eq!(server.join().expect("no panic"), (request, inode, 0));
-}
-
-#[test]
-fn strange_requests_are_not_guessed_at() {
-    for text in
-        ["{}\n", "{\"op\":\"enrol\"}\n", "{\"op\":\"enrol\",\"uid\":\"a\",\"namespace\":\"kube-system\"}\n", "x\n"]
-    {
-        assert!(matches!(protocol::parse(text.as_bytes()), Err(ProtocolError::Malformed(_))), "{text}");
-    }
-    assert!(matches!(protocol::parse(&[b'x'; protocol::MAX_LINE]), Err(ProtocolError::Malformed(_))));
-    assert!(matches!(protocol::parse(b"{\"op\":"), Ok(None)), "more may come");
-    for uid in ["", "../node", "a/b", "a.b", &"x".repeat(64)] {
-        for op in ["enrol", "withdraw"] {
-            let line = format!("{{\"op\":\"{op}\",\"uid\":\"{uid}\"}}\n");
-            assert!(matches!(protocol::parse(line.as_bytes()), Err(ProtocolError::BadUid)), "{line}");
-        }
-    }
-}
-
-#[test]
 fn the_run_directory_is_private_or_not_used() {
     let folder = TempDir::new().expect("a folder");
     let fresh = folder.path().join("run");
@@ -146,7 +97,62 @@ fn the_book_gives_back_what_was_written_down() {
 #[test]
 fn a_namespace_is_found_by_its_inode_among_running_processes() {
     let own = File::open("/proc/self/ns/net").expect("ours").metadata().expect("its inode").ino();
-    let found = find::netns(own).expect("we are a process");
+    let found = find::netns(Path::new("/proc"), own).expect("we are a process");
     assert_eq!(File::from(found).metadata().expect("its inode").ino(), own);
-    assert!(find::netns(1).is_none(), "no namespace has inode 1");
+    assert!(find::netns(Path::new("/proc"), 1).is_none(), "no namespace has inode 1");
+}
+
+#[test]
+fn a_claim_that_means_another_pod_is_refused() {
+    let web = pod("web", "10.0.0.2");
+    let claim = |namespace: &str, name: &str| {
+        let claim = Claim { namespace: namespace.to_owned(), name: name.to_owned(), veths: Vec::new() };
+        agrees(&web, Some(&claim)).map_err(|error| error.reason())
+    };
+    assert_eq!(claim(&web.namespace, &web.name), Ok(()));
+    assert_eq!(claim("kube-system", &web.name), Err("pod_name_mismatch"));
+    assert_eq!(claim(&web.namespace, "other"), Err("pod_name_mismatch"));
+    agrees(&web, None).expect("nothing was claimed");
+}
+
+#[test]
+fn the_pod_of_a_process_is_the_first_that_its_cgroup_names() {
+    let (uid, other) = ("0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9", "ffffffff-0000-1111-2222-333333333333");
+    let slice = uid.replace('-', "_");
+    for text in [
+        // cgroupfs, v2 and v1
+        format!("0::/kubepods/burstable/pod{uid}/0123abc\n"),
+        format!("0::/kubepods/pod{uid}/0123abc\n"),
+        format!("12:pids:/kubepods/besteffort/pod{uid}/x\n1:name=systemd:/kubepods/besteffort/pod{uid}/x\n0::/\n"),
+        format!("0::/kubepods/burstable/pod{uid}"),
+        // systemd
+        format!(
+            "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{slice}.slice/cri-containerd-01.scope"
+        ),
+        format!("0::/kubepods.slice/kubepods-pod{slice}.slice/crio-01.scope"),
+        format!("3:cpu,cpuacct:/kubepods.slice/kubepods-pod{slice}.slice/docker-01.scope\n"),
+        format!("0::/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{slice}.slice/cri-containerd-01.scope"),
+        // as seen from a container with a cgroup namespace of its own
+        format!("0::/../../pod{uid}/0123abc"),
+        format!("0::/../../../kubepods-besteffort.slice/kubepods-besteffort-pod{slice}.slice/cri-containerd-01.scope"),
+        // a pod that names a cgroup of its own after another
+        format!("0::/kubepods/burstable/pod{uid}/0123abc/kubepods/pod{other}/x"),
+        format!("0::/kubepods/pod{uid}/c/kubepods-pod{}.slice", other.replace('-', "_")),
+    ] {
+        assert_eq!(uid_of(&text), Some(UidInCgroup::new(uid)), "{text}");
+    }
+    // a static pod's, a hash
+    let hash = "0123456789abcdef0123456789abcdef";
+    assert_eq!(uid_of(&format!("0::/kubepods/pod{hash}/c")), Some(UidInCgroup::new(hash)));
+    for text in [
+        "",
+        "0::/",
+        "0::/system.slice/kubelet.service",
+        "0::/podman/x",
+        "0::/user.slice/pod.slice",
+        "x",
+        "0::/machine.slice/libpod-0123456789abcdef.scope",
+    ] {
+        assert_eq!(uid_of(text), None, "{text}");
+    }
 }

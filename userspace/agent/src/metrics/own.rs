@@ -80,6 +80,8 @@ pub struct Own {
     pub pods: Gauge,
     /// Pods of which the kernel says that they are captured.
     pub pods_captured: Gauge,
+    /// Pods whose listeners the keeper holds.
+    pub pods_kept: Gauge,
     /// Tunnels that are open now.
     pub tunnels: Gauge,
     /// Generation of the control plane's state that is enforced.
@@ -161,6 +163,7 @@ impl Own {
         sub.register("kernel_events", "What steering and guard have passed and dropped", own.kernel.clone());
         sub.register("pods_enrolled", "Enrolled pods", own.pods.clone());
         sub.register("pods_captured", "Pods captured, as read from the kernel", own.pods_captured.clone());
+        sub.register("pods_kept", "Pods whose listeners the keeper holds", own.pods_kept.clone());
         sub.register("tunnels_open", "Open tunnels", own.tunnels.clone());
         sub.register("enforced_generation", "Generation that is enforced", own.generation.clone());
         sub.register("control_connected", "1 while the control plane's stream is up", own.control_connected.clone());

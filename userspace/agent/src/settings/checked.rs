@@ -10,7 +10,7 @@ use std::{
 
 use culvert_identity::TrustDomain;
 
-use super::raw::Run;
+use super::{node::NodeSettings, raw::Run};
 
 /// Form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,8 +60,8 @@ pub struct Settings {
     pub svid_life: Duration,
     /// Longest wait for open connections at the end.
     pub drain: Duration,
-    /// cgroup2 folder of the kubelet.
-    pub kubelet_cgroup: Option<PathBuf>,
+    /// What the agent does on a Kubernetes node.
+    pub on_node: NodeSettings,
     /// Withdraw all pods at the end.
     pub withdraw_on_exit: bool,
 }
@@ -82,7 +82,7 @@ impl fmt::Display for Fault {
 }
 
 /// Collects faults, so that the operator sees all of them at once.
-struct Checker(Vec<Fault>);
+pub(super) struct Checker(Vec<Fault>);
 
 impl Settings {
     /// Checks every setting; all faults are returned together. Touches no file.
@@ -109,7 +109,7 @@ impl Settings {
             let max_connection_age = check.maybe("--max-connection-age", &raw.max_connection_age, duration);
             let svid_life = check.read("--svid-life", or(&raw.svid_life, "1h"), svid_life);
             let drain = check.read("--drain", or(&raw.drain, "5s"), duration);
-            let kubelet_cgroup = check.maybe("--kubelet-cgroup", &raw.kubelet_cgroup, absolute);
+            let on_node = NodeSettings::check(&mut check, raw);
             Some(Self {
                 node: node?,
                 control: control?,
@@ -129,7 +129,7 @@ impl Settings {
                 max_connection_age: max_connection_age?,
                 svid_life: svid_life?,
                 drain: drain?,
-                kubelet_cgroup: kubelet_cgroup?,
+                on_node: on_node?,
                 withdraw_on_exit: raw.withdraw_on_exit,
             })
         })();
@@ -141,6 +141,11 @@ impl Settings {
         self.run_dir.join("enrol.sock")
     }
 
+    /// The list that the CNI plugin reads when the API server does not answer.
+    pub fn known_list(&self) -> PathBuf {
+        self.run_dir.join("known.json")
+    }
+
     /// The socket that `culvert` talks to.
     pub fn admin_socket(&self) -> PathBuf {
         self.run_dir.join("admin.sock")
@@ -148,7 +153,7 @@ impl Settings {
 }
 
 impl Checker {
-    fn read<T>(
+    pub(super) fn read<T>(
         &mut self,
         setting: &'static str,
         text: Result<&str, String>,
@@ -157,7 +162,7 @@ impl Checker {
         text.and_then(parse).map_err(|text| self.0.push(Fault { setting, text })).ok()
     }
 
-    fn maybe<T>(
+    pub(super) fn maybe<T>(
         &mut self,
         setting: &'static str,
         text: &Option<String>,
@@ -170,11 +175,19 @@ impl Checker {
     }
 }
 
+impl Checker {
+    /// One more fault, in place of a value.
+    pub(super) fn fault<T>(&mut self, setting: &'static str, text: &str) -> Option<T> {
+        self.0.push(Fault { setting, text: text.to_owned() });
+        None
+    }
+}
+
 fn required(text: &Option<String>) -> Result<&str, String> {
     text.as_deref().ok_or_else(|| "is required".to_owned())
 }
 
-fn or<'a>(text: &'a Option<String>, default: &'a str) -> Result<&'a str, String> {
+pub(super) fn or<'a>(text: &'a Option<String>, default: &'a str) -> Result<&'a str, String> {
     Ok(text.as_deref().unwrap_or(default))
 }
 
@@ -201,11 +214,11 @@ fn trust_domain(text: &str) -> Result<TrustDomain, String> {
     TrustDomain::parse(text).map_err(|error| format!("\"{text}\" is not a trust domain: {error}"))
 }
 
-fn path(text: &str) -> Result<PathBuf, String> {
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() { Err("is empty".to_owned()) } else { Ok(PathBuf::from(text)) }
 }
 
-fn absolute(text: &str) -> Result<PathBuf, String> {
+pub(super) fn absolute(text: &str) -> Result<PathBuf, String> {
     if Path::new(text).is_absolute() {
         Ok(PathBuf::from(text))
     } else {

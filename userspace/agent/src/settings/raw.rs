@@ -1,5 +1,7 @@
 //! What the operator typed: flags and environment, as text. Nothing is judged here.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand};
 
 /// The node agent of culvert.
@@ -38,6 +40,32 @@ pub enum Command {
         #[arg(long)]
         uid: String,
     },
+    /// Leave this node for good: CNI configuration and plugin, pins, the run directory. Through the running agent if
+    /// there is one.
+    Uninstall(Uninstall),
+}
+
+/// What is to be taken away.
+#[derive(Debug, Clone, Args)]
+pub struct Uninstall {
+    /// Name of this node.
+    #[arg(long, env = "CULVERT_NODE", value_name = "NAME")]
+    pub node: String,
+    /// The agent's folder.
+    #[arg(long, env = "CULVERT_RUN_DIR", value_name = "DIR", default_value = "/run/culvert")]
+    pub run_dir: PathBuf,
+    /// Where bpffs is mounted.
+    #[arg(long, env = "CULVERT_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+    /// Where the node's procfs is mounted.
+    #[arg(long, env = "CULVERT_HOST_PROC", value_name = "DIR", default_value = "/proc")]
+    pub host_proc: PathBuf,
+    /// The runtime's folder of CNI plugins.
+    #[arg(long, env = "CULVERT_CNI_BIN_DIR", value_name = "DIR")]
+    pub cni_bin_dir: Option<PathBuf>,
+    /// The runtime's folder of CNI configurations.
+    #[arg(long, env = "CULVERT_CNI_CONF_DIR", value_name = "DIR")]
+    pub cni_conf_dir: Option<PathBuf>,
 }
 
 /// Settings of the agent, as text.
@@ -98,9 +126,48 @@ pub struct Run {
     /// Longest wait for open connections when the agent stops.
     #[arg(long, env = "CULVERT_DRAIN", value_name = "DURATION", default_value = "5s")]
     pub drain: Option<String>,
-    /// cgroup2 folder of the kubelet, whose probes pass; without it probes are judged like other plaintext.
-    #[arg(long, env = "CULVERT_KUBELET_CGROUP", value_name = "DIR")]
+    /// cgroup2 folder of the kubelet, whose probes pass, or "auto"; without it probes are judged like other plaintext.
+    #[arg(long, env = "CULVERT_KUBELET_CGROUP", value_name = "DIR|auto")]
     pub kubelet_cgroup: Option<String>,
+    /// Where the node's cgroups are mounted, for --kubelet-cgroup auto.
+    #[arg(long, env = "CULVERT_HOST_CGROUP", value_name = "DIR", default_value = "/sys/fs/cgroup")]
+    pub host_cgroup: Option<String>,
+    /// Where the node's procfs is mounted.
+    #[arg(long, env = "CULVERT_HOST_PROC", value_name = "DIR", default_value = "/proc")]
+    pub host_proc: Option<String>,
+    /// Take the pods of this node that run already and that the control plane says are enrolled.
+    #[arg(long, env = "CULVERT_DISCOVER_PODS")]
+    pub discover_pods: bool,
+    /// Socket of culvert-keeper, which holds the pods' listeners while no agent runs.
+    #[arg(long, env = "CULVERT_KEEPER", value_name = "FILE")]
+    pub keeper: Option<String>,
+    /// The runtime's folder of CNI plugins; culvert-cni is kept there.
+    #[arg(long, env = "CULVERT_CNI_BIN_DIR", value_name = "DIR")]
+    pub cni_bin_dir: Option<String>,
+    /// The runtime's folder of CNI configurations; culvert's is kept there.
+    #[arg(long, env = "CULVERT_CNI_CONF_DIR", value_name = "DIR")]
+    pub cni_conf_dir: Option<String>,
+    /// The folder of configurations by its path on the node, where it is mounted elsewhere here.
+    #[arg(long, env = "CULVERT_CNI_CONF_DIR_ON_NODE", value_name = "DIR")]
+    pub cni_conf_dir_on_node: Option<String>,
+    /// The plugin to install; culvert-cni beside this program when unset.
+    #[arg(long, env = "CULVERT_CNI_PLUGIN", value_name = "FILE")]
+    pub cni_plugin: Option<String>,
+    /// Namespaces whose pods are never held back, separated by commas.
+    #[arg(long, env = "CULVERT_CNI_EXCLUDE_NAMESPACES", value_name = "LIST", default_value = "kube-system")]
+    pub cni_exclude_namespaces: Option<String>,
+    /// The API server, as the node's own processes reach it, for the plugin.
+    #[arg(long, env = "CULVERT_CNI_API_SERVER", value_name = "https://HOST:PORT")]
+    pub cni_api_server: Option<String>,
+    /// PEM file with the API server's root.
+    #[arg(long, env = "CULVERT_CNI_API_ROOT", value_name = "FILE")]
+    pub cni_api_root: Option<String>,
+    /// File with a token that may get pods and namespaces and nothing else.
+    #[arg(long, env = "CULVERT_CNI_API_TOKEN_FILE", value_name = "FILE")]
+    pub cni_api_token_file: Option<String>,
+    /// For the plugin, istio.io/dataplane-mode counts like culvert.dev/enroll.
+    #[arg(long, env = "CULVERT_ISTIO_LABELS")]
+    pub istio_labels: bool,
     /// Withdraw all pods when the agent stops, instead of leaving them closed.
     #[arg(long)]
     pub withdraw_on_exit: bool,

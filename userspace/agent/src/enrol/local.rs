@@ -1,0 +1,97 @@
+//! What the control plane says of this node's own pods: written down for the CNI plugin, and compared with what is held.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use culvert_handover::known::Known;
+use culvert_workload::{Phase, Protocol, Workload};
+
+use super::{Discovery, Enroller};
+use crate::snapshot::Snapshot;
+
+/// Changes that come together are looked at together.
+const TOGETHER: Duration = Duration::from_millis(100);
+/// Pause while pods are missing.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Pause while none is.
+const PERIOD: Duration = Duration::from_secs(30);
+
+impl Enroller {
+    /// Follows the records of this node, for ever.
+    pub async fn attend(self: Arc<Self>, list: PathBuf, discovery: Option<Discovery>) {
+        let mut changes = self.parts.shared.current.changes();
+        let mut written = None;
+        loop {
+            changes.borrow_and_update();
+            let mut missing = false;
+            if let Some(snapshot) = self.parts.shared.current.get() {
+                let local = local(&snapshot, &self.parts.node);
+                write(&list, known(&snapshot, &local), &mut written).await;
+                if let Some(discovery) = &discovery {
+                    let wanted: Vec<_> = local.into_iter().filter(|one| should_be_held(one)).collect();
+                    missing = self.discover(discovery, &wanted).await;
+                }
+            }
+            let pause = if missing { PAUSE } else { PERIOD };
+            tokio::select! {
+                changed = changes.changed() => match changed {
+                    Ok(()) => tokio::time::sleep(TOGETHER).await,
+                    Err(_) => return,
+                },
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+}
+
+fn local(snapshot: &Snapshot, node: &str) -> Vec<Arc<Workload>> {
+    let here = |one: &&Arc<Workload>| *one.node == *node && one.phase != Phase::Ended && !one.host_network;
+    snapshot.roster.workloads().filter(here).cloned().collect()
+}
+
+fn should_be_held(record: &Workload) -> bool {
+    record.protocol == Protocol::Hbone
+}
+
+/// A namespace in which somebody is enrolled is one whose pods wait; that one is not in the mesh is never inferred from
+/// pods that happen not to be.
+fn known(snapshot: &Snapshot, local: &[Arc<Workload>]) -> Known {
+    let enrolled = snapshot.roster.workloads().filter(|one| should_be_held(one));
+    Known {
+        pods: local.iter().map(|one| (one.uid.to_string(), should_be_held(one))).collect(),
+        namespaces: enrolled.map(|one| (one.namespace.to_string(), true)).collect(),
+    }
+}
+
+async fn write(list: &std::path::Path, now: Known, written: &mut Option<Known>) {
+    if written.as_ref() == Some(&now) {
+        return;
+    }
+    let (path, fresh) = (list.to_owned(), now.clone());
+    match super::blocking(move || fresh.write(&path)).await {
+        Ok(Ok(())) => *written = Some(now),
+        Ok(Err(error)) => tracing::warn!(%error, path = %list.display(), "the CNI plugin's list is not written"),
+        Err(_stopping) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::expect_used, reason = "a test stops where it fails")]
+
+    use super::*;
+    use crate::samples::{pod, snapshot};
+
+    #[test]
+    fn the_list_says_of_a_namespace_only_what_somebody_said() {
+        let mut tool = pod("tool", "10.0.0.3");
+        (tool.namespace, tool.protocol) = ("tools".into(), Protocol::Plain);
+        let mut far = pod("far", "10.0.1.3");
+        (far.namespace, far.node) = ("far".into(), "n2".into());
+        let web = pod("web", "10.0.0.2");
+        let namespace = web.namespace.to_string();
+        let state = snapshot([web, tool, far], [], []);
+        let list = known(&state, &local(&state, "n1"));
+        assert_eq!(list.pods, [("web".to_owned(), true), ("tool".to_owned(), false)].into());
+        assert_eq!(list.namespaces, [(namespace, true), ("far".to_owned(), true)].into());
+    }
+}
