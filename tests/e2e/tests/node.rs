@@ -307,6 +307,65 @@ fn a_strict_pods_open_connections_end_at_once_when_it_leaves() {
     })
 }
 
+/// A process of a cgroup on the node that calls and wants an answer; whether it got one.
+fn call_from(cgroup: &Path, node: &Node, to: SocketAddr) -> Result<bool> {
+    let script = format!(
+        "echo $$ > {}/cgroup.procs; exec nsenter --net={} timeout 2 bash -c \
+         'exec 3<>/dev/tcp/{}/{} && echo hello >&3 && read -t 2 line <&3 && test \"$line\" = hello'",
+        cgroup.display(),
+        node.netns().path().display(),
+        to.ip(),
+        to.port()
+    );
+    Ok(Command::new("bash").args(["-c", &script]).stderr(Stdio::null()).status()?.success())
+}
+
+/// Something that is called kubelet, in the node's namespace and in this cgroup.
+fn kubelet(node: &Node, cgroup: &Path) -> Result<Process> {
+    let program = "/run/lab/kubelet";
+    if !Path::new(program).exists() {
+        std::fs::copy("/bin/sleep", program)?;
+    }
+    let process = Process::start(node.netns(), "kubelet", program, &["600"])?;
+    std::fs::create_dir_all(cgroup)?;
+    std::fs::write(cgroup.join("cgroup.procs"), process.pid().to_string())?;
+    Ok(process)
+}
+
+#[test]
+fn kubelets_probes_pass_by_the_cgroup_that_the_agent_finds_and_follow_it_when_kubelet_is_restarted() {
+    in_sandbox!(|| {
+        let manifests = fixture::manifests(&PODS)?;
+        let file = manifests.join("pods.yaml");
+        let probed = format!("image: i, readinessProbe: {{tcpSocket: {{port: {PORT}}}}}, ");
+        std::fs::write(&file, std::fs::read_to_string(&file)?.replace("image: i, ", &probed))?;
+        let mut mesh = Mesh::start(&manifests)?;
+        let cgroups = Cgroups::new()?;
+        let node = mesh.lab.node(2).clone();
+        let (first, second, other) =
+            (cgroups.0.join("kubelet.service"), cgroups.0.join("kubelet-2.service"), cgroups.0.join("other"));
+        std::fs::create_dir(&other)?;
+        // Of two that call themselves so, neither is believed; one in a pod's cgroup or elsewhere on the network is none.
+        let pretender = kubelet(&node, &cgroups.0.join(format!("kubepods/pod{}/c1", "a".repeat(32))))?;
+        let elsewhere = kubelet(mesh.lab.node(1), &cgroups.0.join("elsewhere"))?;
+        let real = kubelet(&node, &first)?;
+        mesh.agents.get_mut("node2").unwrap().process.kill9()?;
+        mesh.start_agent_with(&node, &["--kubelet-cgroup", "auto"])?;
+        let server = mesh.pod("server.app")?;
+        let _server = Server::start(server.pod.netns(), PORT, echo)?;
+        let to = SocketAddr::from((server.pod.ip4(), PORT));
+        wait_until("kubelet's probe passes", Duration::from_secs(10), || call_from(&first, &node, to))?;
+        ensure!(!call_from(&other, &node, to)?, "another process of the node came in by kubelet's way");
+        drop(real);
+        remove_tree(&first);
+        let _again = kubelet(&node, &second)?;
+        wait_until("the restarted kubelet's probe passes", Duration::from_secs(10), || call_from(&second, &node, to))?;
+        ensure!(!call_from(&other, &node, to)?, "another process of the node came in by kubelet's way");
+        drop((pretender, elsewhere));
+        Ok(())
+    })
+}
+
 /// One attempt of a steady stream of new connections.
 #[derive(Debug, Clone)]
 struct Attempt {
