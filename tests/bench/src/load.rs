@@ -65,6 +65,9 @@ pub(crate) enum Kind {
     Idle {
         #[arg(long)]
         connections: usize,
+        /// Seconds after their end at which memory is looked at again.
+        #[arg(long, default_value_t = 0.0)]
+        linger: f64,
     },
     /// Streams to a reader that never reads.
     Stall {
@@ -148,7 +151,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             requests::run(at(HTTP_PORT), requests::Plan { connections, size, rate }, window, meter)
         }
         Kind::Connects { at_a_time } => connects::run(at(HTTP_PORT), at_a_time, window, meter),
-        Kind::Idle { connections } => idle::run(at(HTTP_PORT), connections, window, meter),
+        Kind::Idle { connections, linger } => {
+            let plan = idle::Plan { connections, linger: Duration::from_secs_f64(linger) };
+            idle::run(at(HTTP_PORT), plan, window, meter)
+        }
         Kind::Stall { streams } => stall::run(at(STALL_PORT), streams, window, meter),
     }?;
     println!("{}", serde_json::to_string(&outcome)?);

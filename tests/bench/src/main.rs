@@ -5,6 +5,8 @@ mod message;
 mod meter;
 mod output;
 mod pulse;
+mod regression;
+mod report;
 mod rig;
 mod serve;
 mod sockets;

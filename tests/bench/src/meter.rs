@@ -50,6 +50,12 @@ pub(crate) struct Usage {
     pub(crate) processes: BTreeMap<String, f64>,
     /// Resident memory by watched name at the end of the window, KiB.
     pub(crate) resident: BTreeMap<String, u64>,
+    /// The same before the load began.
+    #[serde(default)]
+    pub(crate) resident_before: BTreeMap<String, u64>,
+    /// The same some time after the load's connections were closed, where that was waited for.
+    #[serde(default)]
+    pub(crate) resident_after: BTreeMap<String, u64>,
     /// The window by the clock, s.
     pub(crate) seconds: f64,
 }
@@ -58,6 +64,7 @@ pub(crate) struct Usage {
 #[derive(Debug)]
 pub(crate) struct Meter {
     watched: Vec<Watch>,
+    resident_before: BTreeMap<String, u64>,
     begun: Option<(Instant, Reading)>,
 }
 
@@ -70,7 +77,13 @@ struct Reading {
 
 impl Meter {
     pub(crate) fn new(watched: Vec<Watch>) -> Meter {
-        Meter { watched, begun: None }
+        let resident_before = all_resident(&watched);
+        Meter { watched, resident_before, begun: None }
+    }
+
+    /// Resident memory now.
+    pub(crate) fn resident(&self) -> BTreeMap<String, u64> {
+        all_resident(&self.watched)
     }
 
     /// The window opens now, unless it is open.
@@ -88,12 +101,13 @@ impl Meter {
         let after = self.read()?;
         let names = self.watched.iter().map(|watch| watch.name.clone());
         let used = before.processes.iter().zip(&after.processes).map(|(before, after)| after - before);
-        let resident = self.watched.iter().map(|watch| (watch.name.clone(), resident(&watch.pids))).collect();
         Ok(Usage {
             machine: after.busy - before.busy,
             stolen: after.stolen - before.stolen,
             processes: names.zip(used).collect(),
-            resident,
+            resident: self.resident(),
+            resident_before: self.resident_before.clone(),
+            resident_after: BTreeMap::new(),
             seconds,
         })
     }
@@ -122,8 +136,12 @@ fn process(pid: i32) -> f64 {
     nanos / 1e9
 }
 
+fn all_resident(watched: &[Watch]) -> BTreeMap<String, u64> {
+    watched.iter().map(|watch| (watch.name.clone(), resident(&watch.pids))).collect()
+}
+
 /// Resident KiB of several processes, as `/proc` says it: memory that they share counts in each.
-pub(crate) fn resident(pids: &[i32]) -> u64 {
+fn resident(pids: &[i32]) -> u64 {
     let one = |pid: &i32| {
         let status = read_to_string(format!("/proc/{pid}/status")).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

@@ -1,6 +1,7 @@
 //! Figures out of records: the table, the raw file.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::load::Outcome;
 use crate::pulse::Distance;
 use crate::rig::{Contender, Record, Workload};
-use crate::stats::{median, paired};
+use crate::stats::{Ratio, median, paired};
 
 /// Everything that was measured, as it is kept.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -22,41 +23,38 @@ pub(crate) struct Raw {
 pub(crate) struct Metric {
     pub(crate) name: &'static str,
     pub(crate) more_is_better: bool,
-    pub(crate) digits: usize,
+    /// Has a chart of its own in the report.
+    pub(crate) charted: bool,
     pub(crate) of: fn(&Record) -> Option<f64>,
+}
+
+const fn more(name: &'static str, of: fn(&Record) -> Option<f64>) -> Metric {
+    Metric { name, more_is_better: true, charted: true, of }
+}
+
+const fn less(name: &'static str, charted: bool, of: fn(&Record) -> Option<f64>) -> Metric {
+    Metric { name, more_is_better: false, charted, of }
 }
 
 /// All metrics; a run has those for which there is a figure.
 pub(crate) const METRICS: &[Metric] = &[
-    Metric { name: "Gb/s", more_is_better: true, digits: 2, of: |record| gigabits(&record.outcome, &record.workload) },
-    Metric { name: "per s", more_is_better: true, digits: 0, of: |record| rate(&record.outcome) },
-    Metric {
-        name: "p50 µs",
-        more_is_better: false,
-        digits: 1,
-        of: |record| Some(record.outcome.latency.as_ref()?.p50),
-    },
-    Metric {
-        name: "p99 µs",
-        more_is_better: false,
-        digits: 1,
-        of: |record| Some(record.outcome.latency.as_ref()?.p99),
-    },
-    Metric {
-        name: "core-s/GB",
-        more_is_better: false,
-        digits: 3,
-        of: |record| per_gigabyte(&record.outcome, &record.workload),
-    },
-    Metric { name: "proxies' µs each", more_is_better: false, digits: 1, of: |record| proxies_each(&record.outcome) },
-    Metric { name: "machine's µs each", more_is_better: false, digits: 1, of: |record| machine_each(&record.outcome) },
-    Metric { name: "RSS MB", more_is_better: false, digits: 1, of: |record| resident(&record.outcome) },
-    Metric {
-        name: "bulk beside Gb/s",
-        more_is_better: true,
-        digits: 2,
-        of: |record| gigabits(record.beside.as_ref()?, "bulk"),
-    },
+    more("Gb/s", |record| gigabits(&record.outcome, &record.workload)),
+    more("per s", rate),
+    less("p50 µs", false, |record| Some(record.outcome.latency.as_ref()?.p50)),
+    less("p99 µs", false, |record| Some(record.outcome.latency.as_ref()?.p99)),
+    less("p99.9 µs", false, |record| {
+        record.workload.starts_with("rate").then_some(record.outcome.latency.as_ref()?.p999)
+    }),
+    less("core-s/GB", true, |record| per_gigabyte(&record.outcome, &record.workload)),
+    less("proxies' µs each", true, proxies_each),
+    less("machine's µs each", false, machine_each),
+    less("RSS MB", false, |record| resident(&record.outcome)),
+    more("bulk beside Gb/s", |record| {
+        record.beside.as_ref().filter(|_| record.workload == "mice").and_then(|beside| gigabits(beside, "bulk"))
+    }),
+    less("KiB per connection", true, each_held),
+    less("RSS afterwards / before", true, afterwards),
+    less("KiB taken per stalled stream", false, taken),
 ];
 
 #[expect(clippy::cast_precision_loss, reason = "counts of a few seconds")]
@@ -68,21 +66,45 @@ fn gigabits(outcome: &Outcome, workload: &str) -> Option<f64> {
     workload.starts_with("bulk").then(|| float(outcome.bytes) * 8.0 / 1e9 / outcome.seconds)
 }
 
-fn rate(outcome: &Outcome) -> Option<f64> {
-    (outcome.operations > 0).then(|| float(outcome.operations) / outcome.seconds)
+/// Connections that are only held have no rate.
+fn counted(record: &Record) -> bool {
+    record.outcome.operations > 0 && !record.workload.starts_with("idle") && !record.workload.starts_with("stall")
+}
+
+fn rate(record: &Record) -> Option<f64> {
+    (counted(record) && !record.workload.starts_with("rate"))
+        .then(|| float(record.outcome.operations) / record.outcome.seconds)
 }
 
 fn per_gigabyte(outcome: &Outcome, workload: &str) -> Option<f64> {
     (workload.starts_with("bulk") && outcome.bytes > 0).then(|| outcome.usage.machine / (float(outcome.bytes) / 1e9))
 }
 
-fn proxies_each(outcome: &Outcome) -> Option<f64> {
-    let used = outcome.usage.processes.get("proxies")?;
-    (outcome.operations > 0).then(|| used * 1e6 / float(outcome.operations))
+fn proxies_each(record: &Record) -> Option<f64> {
+    let used = record.outcome.usage.processes.get("proxies")?;
+    counted(record).then(|| used * 1e6 / float(record.outcome.operations))
 }
 
-fn machine_each(outcome: &Outcome) -> Option<f64> {
-    (outcome.operations > 0).then(|| outcome.usage.machine * 1e6 / float(outcome.operations))
+fn machine_each(record: &Record) -> Option<f64> {
+    counted(record).then(|| record.outcome.usage.machine * 1e6 / float(record.outcome.operations))
+}
+
+/// What each held connection adds to the proxies' resident memory, both together.
+fn each_held(record: &Record) -> Option<f64> {
+    let usage = &record.outcome.usage;
+    let grown = float(*usage.resident.get("proxies")?) - float(*usage.resident_before.get("proxies")?);
+    let held = record.workload.starts_with("idle") || record.workload.starts_with("stall");
+    held.then(|| grown.max(0.0) / float(record.outcome.operations.max(1)))
+}
+
+fn afterwards(record: &Record) -> Option<f64> {
+    let usage = &record.outcome.usage;
+    Some(float(*usage.resident_after.get("proxies")?) / float(*usage.resident_before.get("proxies")?))
+}
+
+fn taken(record: &Record) -> Option<f64> {
+    let stalled = record.workload.starts_with("stall");
+    stalled.then(|| float(record.outcome.bytes) / 1024.0 / float(record.outcome.operations.max(1)))
 }
 
 fn resident(outcome: &Outcome) -> Option<f64> {
@@ -98,70 +120,157 @@ pub(crate) fn figures(records: &[Record], workload: &str, contender: &str, metri
         .collect()
 }
 
-/// Writes the raw file and prints the table.
-pub(crate) fn write(raw: &Raw, folder: &Path) -> Result<()> {
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let file = folder.join("raw.json");
-    std::fs::write(&file, serde_json::to_string(raw)?).with_context(|| format!("cannot write {}", file.display()))?;
-    println!("\n{}", table(raw));
-    println!("raw figures: {}", file.display());
-    Ok(())
+/// The runs of one workload on one placement of the cores.
+pub(crate) struct Group {
+    pub(crate) title: String,
+    pub(crate) workload: String,
+    pub(crate) cores: Distance,
+    pub(crate) contenders: Vec<&'static str>,
+    records: Vec<Record>,
 }
 
-/// Medians of each contender, and the ratio of culvert to each other with its interval: one block of lines for each
-/// workload and each placement of the cores.
-pub(crate) fn table(raw: &Raw) -> String {
-    let mut text = String::new();
-    let contenders: Vec<&str> = Contender::ALL
-        .iter()
-        .map(|contender| contender.name())
-        .filter(|name| raw.records.iter().any(|record| record.contender == *name))
-        .collect();
+/// One contender's figure.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row {
+    pub(crate) contender: &'static str,
+    pub(crate) median: f64,
+    /// Culvert's divided by it.
+    pub(crate) ratio: Option<Ratio>,
+}
+
+/// In the order of workloads.
+pub(crate) fn groups(raw: &Raw) -> Vec<Group> {
+    let mut groups = Vec::new();
     for workload in Workload::all() {
         for cores in [Distance::Far, Distance::Near] {
             let counts = |record: &&Record| record.workload == workload.name && record.cores == cores && !record.moved;
             let records: Vec<Record> = raw.records.iter().filter(counts).cloned().collect();
-            let rounds: BTreeSet<usize> = records.iter().map(|record| record.round).collect();
-            if records.is_empty() {
+            let rounds = records.iter().map(|record| record.round).collect::<BTreeSet<_>>().len();
+            if rounds == 0 {
                 continue;
             }
-            text.push_str(&format!(
-                "{}: {} [{}, {} rounds]\n",
-                workload.name,
-                workload.title,
-                cores.words(),
-                rounds.len()
-            ));
-            for metric in METRICS {
-                text.push_str(&rows(&records, &workload.name, &contenders, metric));
-            }
-            text.push('\n');
+            let there = |name: &&str| records.iter().any(|record| record.contender == *name);
+            let contenders = Contender::ALL.iter().map(|contender| contender.name()).filter(there).collect();
+            let plural = if rounds == 1 { "" } else { "s" };
+            let title = format!("{}: {} [{}, {rounds} round{plural}]", workload.name, workload.title, cores.words());
+            groups.push(Group { title, workload: workload.name.clone(), cores, contenders, records });
         }
     }
-    let moved = raw.records.iter().filter(|record| record.moved).count();
-    text.push_str(&format!("{moved} runs do not count, because the host moved the cores within their block\n"));
+    groups
+}
+
+/// The medians under one metric, and culvert's ratio to each other contender.
+pub(crate) fn rows(group: &Group, metric: &Metric) -> Vec<Row> {
+    let ours = figures(&group.records, &group.workload, Contender::Culvert.name(), metric);
+    let mut rows = Vec::new();
+    for contender in &group.contenders {
+        let theirs = figures(&group.records, &group.workload, contender, metric);
+        let values: Vec<f64> = theirs.values().copied().collect();
+        let Some(middle) = median(&values) else { continue };
+        let pairs: Vec<(f64, f64)> =
+            ours.iter().filter_map(|(round, figure)| Some((*figure, *theirs.get(round)?))).collect();
+        let ratio = if *contender == Contender::Culvert.name() { None } else { paired(&pairs) };
+        rows.push(Row { contender, median: middle, ratio });
+    }
+    rows
+}
+
+/// Writes the raw file and the report, and prints the table.
+pub(crate) fn write(raw: &Raw, folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let (figures, page) = (folder.join("raw.json"), folder.join("report.html"));
+    std::fs::write(&figures, serde_json::to_string(raw)?)
+        .with_context(|| format!("cannot write {}", figures.display()))?;
+    std::fs::write(&page, crate::report::page(raw)?)?;
+    std::fs::write(folder.join("table.md"), markdown(raw))?;
+    println!("\n{}", table(raw));
+    println!("{}, {}", page.display(), figures.display());
+    Ok(())
+}
+
+/// For the eye, in a terminal.
+pub(crate) fn table(raw: &Raw) -> String {
+    let mut text = String::new();
+    for group in groups(raw) {
+        let _ = writeln!(text, "{}", group.title);
+        for metric in METRICS {
+            let rows = rows(&group, metric);
+            if rows.is_empty() {
+                continue;
+            }
+            let _ = write!(text, "  {:18}", metric.name);
+            for row in rows {
+                let _ = write!(text, "  {} {}", row.contender, short(row.median));
+                if let Some(ratio) = row.ratio {
+                    let _ = write!(text, " (x{:.2}, {:.2}-{:.2})", ratio.median, ratio.low, ratio.high);
+                }
+            }
+            let _ = writeln!(text, "   [{}]", if metric.more_is_better { "more is better" } else { "less is better" });
+        }
+        text.push('\n');
+    }
+    let _ = writeln!(text, "{}", moved(raw));
     text
 }
 
-fn rows(records: &[Record], workload: &str, contenders: &[&str], metric: &Metric) -> String {
-    let mut line = String::new();
-    let ours = figures(records, workload, Contender::Culvert.name(), metric);
-    for contender in contenders {
-        let theirs = figures(records, workload, contender, metric);
-        let values: Vec<f64> = theirs.values().copied().collect();
-        let Some(middle) = median(&values) else { continue };
-        line.push_str(&format!("  {contender} {middle:.*}", metric.digits));
-        let pairs: Vec<(f64, f64)> =
-            ours.iter().filter_map(|(round, figure)| Some((*figure, *theirs.get(round)?))).collect();
-        if *contender != Contender::Culvert.name()
-            && let Some(ratio) = paired(&pairs)
-        {
-            line.push_str(&format!(" (x{:.2}, {:.2}-{:.2})", ratio.median, ratio.low, ratio.high));
+/// For a document: one table for each placement of the cores; what `--check` reads.
+pub(crate) fn markdown(raw: &Raw) -> String {
+    let mut text = String::new();
+    for cores in [Distance::Far, Distance::Near] {
+        let groups: Vec<Group> = groups(raw).into_iter().filter(|group| group.cores == cores).collect();
+        if groups.is_empty() {
+            continue;
         }
+        let names: Vec<&str> = Contender::ALL
+            .iter()
+            .map(|contender| contender.name())
+            .filter(|name| groups.iter().any(|group| group.contenders.contains(name)))
+            .collect();
+        let _ = writeln!(text, "### {}\n\n| workload | figure | {} |", cores.words(), names.join(" | "));
+        let _ = writeln!(text, "|---|---|{}", "---|".repeat(names.len()));
+        for group in &groups {
+            for metric in METRICS {
+                let rows = rows(group, metric);
+                if rows.is_empty() {
+                    continue;
+                }
+                let _ = write!(text, "| {} | {} |", group.workload, metric.name);
+                for name in &names {
+                    let _ = write!(
+                        text,
+                        " {} |",
+                        rows.iter().find(|row| row.contender == *name).map(cell).unwrap_or_default()
+                    );
+                }
+                text.push('\n');
+            }
+        }
+        text.push('\n');
     }
-    if line.is_empty() {
-        return line;
+    text
+}
+
+fn cell(row: &Row) -> String {
+    match row.ratio {
+        Some(ratio) => format!("{} (x{:.2}, {:.2}-{:.2})", short(row.median), ratio.median, ratio.low, ratio.high),
+        None => format!("**{}**", short(row.median)),
     }
-    let arrow = if metric.more_is_better { "more is better" } else { "less is better" };
-    format!("  {:18}{line}   [{arrow}]\n", metric.name)
+}
+
+/// Three digits that count.
+pub(crate) fn short(figure: f64) -> String {
+    let digits = if figure.abs() >= 100.0 {
+        0
+    } else if figure.abs() >= 10.0 {
+        1
+    } else {
+        3
+    };
+    format!("{figure:.digits$}")
+}
+
+/// The one rule that drops runs, and how many it has dropped.
+pub(crate) fn moved(raw: &Raw) -> String {
+    let moved = raw.records.iter().filter(|record| record.moved).count();
+    format!("{moved} of {} runs do not count: the host moved the cores within their block", raw.records.len())
 }

@@ -65,6 +65,12 @@ pub(crate) struct Arguments {
     /// More arguments of culvert's agents, separated by spaces.
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     agent_args: String,
+    /// Fail when a ratio is worse than the one that this document has.
+    #[arg(long)]
+    check: Option<PathBuf>,
+    /// More pods and policies in the mesh of the contender `crowded`, so many of each.
+    #[arg(long)]
+    crowd: Option<usize>,
     /// Where the raw figures go.
     #[arg(long)]
     out: PathBuf,
@@ -96,7 +102,11 @@ fn compare(wanted: &Arguments) -> Result<()> {
     let facts = facts::gather(wanted, &found);
     let records = rounds::run(&found, &workloads, wanted)?;
     let raw = crate::output::Raw { facts, records };
-    crate::output::write(&raw, &wanted.out)
+    crate::output::write(&raw, &wanted.out)?;
+    match &wanted.check {
+        Some(document) => crate::regression::check(&raw, document),
+        None => Ok(()),
+    }
 }
 
 /// What `--only` leaves, in our order.

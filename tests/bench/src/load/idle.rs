@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
@@ -9,7 +10,15 @@ use super::{Outcome, Window};
 use crate::message::{self, Request};
 use crate::meter::Meter;
 
-pub(crate) fn run(server: SocketAddr, connections: usize, window: Window, mut meter: Meter) -> Result<Outcome> {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) connections: usize,
+    /// How long after their end memory is looked at again.
+    pub(crate) linger: Duration,
+}
+
+pub(crate) fn run(server: SocketAddr, plan: Plan, window: Window, mut meter: Meter) -> Result<Outcome> {
+    let Plan { connections, linger } = plan;
     let request = message::request_text(Request { size: 64, close: false });
     let mut answer = message::answer(64);
     let mut held = Vec::new();
@@ -22,6 +31,12 @@ pub(crate) fn run(server: SocketAddr, connections: usize, window: Window, mut me
     std::thread::sleep(window.warmup);
     meter.begin()?;
     std::thread::sleep(window.length);
-    let usage = meter.end()?;
-    Ok(Outcome { seconds: usage.seconds, operations: held.len() as u64, usage, ..Outcome::default() })
+    let mut usage = meter.end()?;
+    let operations = held.len() as u64;
+    drop(held);
+    if !linger.is_zero() {
+        std::thread::sleep(linger);
+        usage.resident_after = meter.resident();
+    }
+    Ok(Outcome { seconds: usage.seconds, operations, usage, ..Outcome::default() })
 }

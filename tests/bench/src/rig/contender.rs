@@ -6,7 +6,7 @@ use culvert_lab::{Lab, Process};
 use super::Arguments;
 use super::pair::Pair;
 use super::proxies::zds::Conversation;
-use super::proxies::{culvert, sidecar, ztunnel};
+use super::proxies::{culvert, floor, sidecar, ztunnel};
 use crate::meter::Watch;
 
 /// Everyone.
@@ -14,8 +14,14 @@ use crate::meter::Watch;
 pub(crate) enum Contender {
     /// Pod to pod.
     NoMesh,
+    /// Our bare pair without TLS.
+    FloorTcp,
+    /// Our bare pair.
+    Floor,
     /// The agents of `--bin-dir`.
     Culvert,
+    /// The agents of `--bin-dir` in a mesh of many pods and policies.
+    Crowded,
     /// The agents of `--before`.
     Before,
     /// A pair of sidecars.
@@ -69,10 +75,13 @@ impl Stranger {
 }
 
 impl Contender {
-    pub(crate) const ALL: [Contender; 8] = [
+    pub(crate) const ALL: [Contender; 11] = [
         Contender::NoMesh,
+        Contender::FloorTcp,
+        Contender::Floor,
         Contender::TcpProxy,
         Contender::Culvert,
+        Contender::Crowded,
         Contender::Before,
         Contender::Envoy,
         Contender::Ztunnel,
@@ -83,7 +92,10 @@ impl Contender {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Contender::NoMesh => "no-mesh",
+            Contender::FloorTcp => "floor-tcp",
+            Contender::Floor => "floor",
             Contender::Culvert => "culvert",
+            Contender::Crowded => "crowded",
             Contender::Before => "before",
             Contender::Envoy => "envoy",
             Contender::Ztunnel => "ztunnel",
@@ -96,7 +108,8 @@ impl Contender {
     /// Whether its program was given.
     pub(crate) fn at_hand(self, wanted: &Arguments) -> bool {
         match self {
-            Contender::NoMesh | Contender::Culvert => true,
+            Contender::NoMesh | Contender::FloorTcp | Contender::Floor | Contender::Culvert => true,
+            Contender::Crowded => wanted.crowd.is_some(),
             Contender::Before => wanted.before.is_some(),
             Contender::Envoy => wanted.envoy.is_some(),
             Contender::Ztunnel => wanted.ztunnel.is_some(),
@@ -106,7 +119,7 @@ impl Contender {
 
     /// Whether nothing readable may cross the link.
     pub(crate) fn encrypts(self) -> bool {
-        !matches!(self, Contender::NoMesh | Contender::TcpProxy)
+        !matches!(self, Contender::NoMesh | Contender::FloorTcp | Contender::TcpProxy)
     }
 
     pub(crate) fn start(self, lab: &mut Lab, wanted: &Arguments) -> Result<Found> {
@@ -122,7 +135,8 @@ impl Contender {
                 version: "the kernel alone".to_owned(),
                 strangers: Vec::new(),
             }),
-            Contender::Culvert => culvert::start(self, pair, &wanted.bin_dir, wanted),
+            Contender::FloorTcp | Contender::Floor => floor::start(self, pair, wanted.workers),
+            Contender::Culvert | Contender::Crowded => culvert::start(self, pair, &wanted.bin_dir, wanted),
             Contender::Before => culvert::start(self, pair, wanted.before.as_ref().ok_or_else(missing)?, wanted),
             Contender::Envoy => {
                 sidecar::start(&sidecar::envoy(wanted.envoy.as_ref().ok_or_else(missing)?), pair, wanted)

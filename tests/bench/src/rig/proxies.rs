@@ -8,6 +8,7 @@ use super::template::Side;
 use crate::serve::PORTS;
 
 pub(crate) mod culvert;
+pub(crate) mod floor;
 pub(crate) mod sidecar;
 pub(crate) mod zds;
 pub(crate) mod ztunnel;

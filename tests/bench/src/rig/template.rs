@@ -62,10 +62,10 @@ pub(crate) fn proxy(text: &str, side: Side, server: Ipv4Addr, words: &[(&str, St
         if let Some(name) = mark.strip_prefix("{{#").and_then(|rest| rest.strip_suffix("}}")) {
             section = Some((name, String::new()));
         } else if mark.starts_with("{{/") {
-            if let Some((name, body)) = section.take() {
-                if name == side.word() {
-                    shown.push_str(&repeated(&body, side));
-                }
+            if let Some((name, body)) = section.take()
+                && name == side.word()
+            {
+                shown.push_str(&repeated(&body, side));
             }
         } else {
             let place = section.as_mut().map_or(&mut shown, |(_, body)| body);

@@ -44,11 +44,23 @@ impl Workload {
         let mut mice = Workload::new("mice".to_owned(), title, "requests --connections 16".to_owned());
         mice.beside = Some(words("bulk --streams 1"));
         all.push(mice);
+        let title = "requests of 1 KB, 16 connections, beside eight streams that nobody reads".to_owned();
+        let load = "requests --connections 16".to_owned();
+        let mut stalled = Workload::new("c16-stalled".to_owned(), title, load);
+        stalled.beside = Some(words("stall --streams 8"));
+        all.push(stalled);
+        let title = "eight streams that nobody reads".to_owned();
+        all.push(Workload::new("stall8".to_owned(), title, "stall --streams 8".to_owned()));
+        for connections in [1000, 5000] {
+            let title = format!("{connections} idle connections, and 30 s after their end");
+            let load = format!("idle --connections {connections} --linger 30");
+            all.push(Workload::new(format!("idle{connections}"), title, load));
+        }
         all
     }
 
     fn new(name: String, title: String, load: String) -> Workload {
-        let usual = !matches!(name.as_str(), "c1000" | "c16-64b" | "c16-16k" | "rate1000" | "rate5000" | "bulk16");
+        let usual = ["bulk1", "bulk4", "c1", "c16", "c64", "connects", "mice"].contains(&name.as_str());
         Workload { name, title, words: words(&load), usual, beside: None }
     }
 }

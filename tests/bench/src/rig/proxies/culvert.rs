@@ -1,5 +1,6 @@
 //! culvert: control plane over files, one agent per node, real capture, its defaults.
 
+use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,6 +28,9 @@ pub(crate) fn start(contender: Contender, pair: Pair, programs: &Path, wanted: &
     let port = 15100 + u16::try_from(pair.number())?;
     let place = Place { folder, port, programs: programs.to_path_buf() };
     place.write_manifests(&pair)?;
+    if contender == Contender::Crowded {
+        place.write_crowd(wanted.crowd.unwrap_or_default())?;
+    }
     let control = place.start_control()?;
     let mut processes = Vec::new();
     for node in [&pair.client_node, &pair.server_node] {
@@ -68,6 +72,35 @@ impl Place {
         let manifests = self.folder.join("manifests");
         std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&manifests)?;
         Ok(std::fs::write(manifests.join("bench.yaml"), template::fill(MANIFESTS, &words)?)?)
+    }
+
+    /// More pods on another node, more policies, both spread over namespaces of a hundred each.
+    fn write_crowd(&self, size: usize) -> Result<()> {
+        let mut text = String::from(
+            "apiVersion: v1\nkind: Node\nmetadata: {name: elsewhere}\nspec: {podCIDRs: [10.128.0.0/16]}\n",
+        );
+        for number in 0..size {
+            let space = format!("crowd-{}", number / 100);
+            if number % 100 == 0 {
+                write!(
+                    text,
+                    "---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {space}, labels: {{culvert.dev/enroll: \"true\"}}}}\n\
+                     ---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: one, namespace: {space}}}\n"
+                )?;
+            }
+            let address = format!("10.128.{}.{}", number / 250, number % 250 + 1);
+            write!(
+                text,
+                "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: pod-{number}, namespace: {space}, labels: {{app: app-{number}}}}}\n\
+                 spec: {{nodeName: elsewhere, serviceAccountName: one, containers: [{{name: c, image: i}}]}}\n\
+                 status: {{podIP: {address}, podIPs: [{{ip: {address}}}]}}\n\
+                 ---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+                 metadata: {{name: policy-{number}, namespace: {space}}}\n\
+                 spec: {{selector: {{matchLabels: {{app: app-{number}}}}}, action: ALLOW, \
+                 rules: [{{from: [{{source: {{principals: [cluster.local/ns/{space}/sa/one]}}}}]}}]}}\n"
+            )?;
+        }
+        Ok(std::fs::write(self.folder.join("manifests/crowd.yaml"), text)?)
     }
 
     fn start_control(&self) -> Result<Process> {

@@ -1,0 +1,85 @@
+//! The floor: what two proxies on the way cost when they do nothing but move bytes.
+//!
+//! `tcp` passes bytes on: two more hops. `client` and `server` are a pair with mutual TLS 1.3 in between: each thread of the
+//! client has one connection to the server, all its streams share it in frames of eight bytes of header, and whatever became
+//! ready in a turn of its loop is sealed and sent at once. No policy, metrics, records, flow control per stream; no code of
+//! culvert's. The record layer is rustls'.
+
+mod intake;
+mod relay;
+#[path = "../sockets.rs"]
+mod sockets;
+mod tls;
+mod tunnel;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use sockets::{listen, start_connecting};
+
+/// What two bare proxies cost.
+#[derive(Parser)]
+#[command(name = "culvert-floor")]
+struct Arguments {
+    /// Threads.
+    #[arg(long, default_value_t = 2)]
+    workers: usize,
+    #[command(subcommand)]
+    kind: Kind,
+}
+
+#[derive(Subcommand)]
+enum Kind {
+    /// Passes on to `--to`, port by port: LISTEN=PORT.
+    Tcp {
+        #[arg(long)]
+        to: IpAddr,
+        #[arg(required = true)]
+        ports: Vec<String>,
+        #[arg(long, default_value = "0.0.0.0")]
+        bind: IpAddr,
+    },
+    /// Takes connections on LISTEN=PORT and tunnels them to the server's `--to`, which connects to PORT.
+    Client {
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long)]
+        certificates: PathBuf,
+        #[arg(required = true)]
+        ports: Vec<String>,
+    },
+    /// Takes tunnels and connects on the loopback.
+    Server {
+        #[arg(long)]
+        listen: SocketAddr,
+        #[arg(long)]
+        certificates: PathBuf,
+        /// The identity that a client must have.
+        #[arg(long)]
+        peer: String,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    let workers = arguments.workers.max(1);
+    match arguments.kind {
+        Kind::Tcp { to, ports, bind } => relay::run(workers, bind, to, &intake::ports(&ports)?),
+        Kind::Client { to, certificates, ports } => {
+            tunnel::client(workers, to, &tls::client(&certificates)?, &intake::ports(&ports)?)
+        }
+        Kind::Server { listen, certificates, peer } => tunnel::server(listen, &tls::server(&certificates)?, &peer),
+    }
+}
