@@ -34,12 +34,19 @@ const LAST: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Runs the agent until it is told to stop. Must be called before any thread is made.
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
+    let log = log::start(settings);
+    let done = run_logged(settings, &log);
+    log.flush();
+    done
+}
+
+fn run_logged(settings: &Settings, log: &Arc<Log>) -> anyhow::Result<()> {
     harden::forbid_dumps()?;
     culvert_redirect::keep_memory_small();
-    let log = log::start(settings).context("the thread that writes the log cannot be made")?;
     harden::raise_descriptor_limit();
     harden::open_sysctls();
     harden::drop_capabilities()?;
+    log.write_all_day().context("the thread that writes the log cannot be made")?;
     enrol::prepare_run_dir(&settings.run_dir).context("--run-dir")?;
     let _alone = alone(settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -48,9 +55,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("the main runtime cannot be made")?;
-    let done = runtime.block_on(agent(settings, &log));
-    log.flush();
-    done
+    runtime.block_on(agent(settings, log))
 }
 
 /// One agent per run directory.

@@ -37,8 +37,9 @@ struct Waiting {
     lost: u64,
 }
 
-/// Starts logging. A second call in one process changes nothing.
-pub fn start(settings: &Settings) -> io::Result<Arc<Log>> {
+/// Starts logging; what is logged waits until [`Log::write_all_day`] or [`Log::flush`]. A second call in one process
+/// changes nothing.
+pub fn start(settings: &Settings) -> Arc<Log> {
     let log = Arc::new(Log::default());
     let filter = EnvFilter::new(&settings.log);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Lines(log.clone()));
@@ -46,18 +47,22 @@ pub fn start(settings: &Settings) -> io::Result<Arc<Log>> {
         LogFormat::Text => builder.with_ansi(false).try_init(),
         LogFormat::Json => builder.json().try_init(),
     };
-    let writing = log.clone();
-    thread::Builder::new().name("log".to_owned()).spawn(move || writing.write_all_day())?;
     let last = log.clone();
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |what| {
         last.flush();
         usual(what);
     }));
-    Ok(log)
+    log
 }
 
 impl Log {
+    /// Makes the thread that writes. Not before the capabilities are dropped, which each thread has for itself.
+    pub fn write_all_day(self: &Arc<Self>) -> io::Result<()> {
+        let log = self.clone();
+        thread::Builder::new().name("log".to_owned()).spawn(move || log.write_what_comes()).map(|_| ())
+    }
+
     /// Adds a connection's line as text, in the form in which all other lines are.
     pub(crate) fn connection(&self, record: &Record, level: Level, message: &str) {
         self.add(|text| line::put(text, record, level, message));
@@ -83,7 +88,7 @@ impl Log {
         }
     }
 
-    fn write_all_day(&self) {
+    fn write_what_comes(&self) {
         loop {
             let mut waiting = self.lock();
             while waiting.text.is_empty() {
