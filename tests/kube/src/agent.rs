@@ -1,14 +1,24 @@
 //! What an agent does with the control plane, by the agent's own client code.
 
-use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context as _, Result, bail};
 use culvert_identity::SpiffeId;
-use culvert_svid::{ControlPort, Issue as _, IssueError, Key, NodeIdentity, NoObserver, Request, Signer, SystemClock, node};
+use culvert_mtls::{Role, verify_chain};
+use culvert_svid::{
+    ControlPort, Issue as _, IssueError, Key, NoObserver, NodeIdentity, Request, Signer, SystemClock, node,
+};
+use culvert_wire::resource::read_synced;
 use culvert_wire::{
     Kind, Resource, SYNCED_NAME,
     proto::discovery::{
-        DeltaDiscoveryRequest, DeltaDiscoveryResponse, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+        aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
     },
 };
 use serde_json::{Value, json};
@@ -30,6 +40,8 @@ pub struct Agent {
 pub struct Stream {
     requests: mpsc::Sender<DeltaDiscoveryRequest>,
     responses: Streaming<DeltaDiscoveryResponse>,
+    /// The generation of the last marker.
+    pub generation: Option<u64>,
     /// All resources by kind and name.
     pub held: BTreeMap<(Kind, String), Resource>,
 }
@@ -80,13 +92,20 @@ impl Agent {
         bail!("no join: {}", last.map(|error| format!("{error:?}")).unwrap_or_default())
     }
 
-    /// Asks for a pod's identity.
+    /// Asks for a pod's identity, and verifies it as a peer with the same roots would.
     pub async fn issue(&self, pod_uid: &str, identity: &str) -> Result<usize, IssueError> {
         let key = Key::generate()?;
         let id = SpiffeId::parse(identity).map_err(|_| IssueError::Request)?;
-        let request =
-            Request { csr: key.request(Some(&id))?, id, pod_uid: Some(pod_uid.into()), validity: Duration::from_secs(600) };
-        Signer::new(self.port.clone(), self.identity.identity().clone()).issue(request).await.map(|chain| chain.len())
+        let request = Request {
+            csr: key.request(Some(&id))?,
+            id,
+            pod_uid: Some(pod_uid.into()),
+            validity: Duration::from_secs(600),
+        };
+        let chain = Signer::new(self.port.clone(), self.identity.identity().clone()).issue(request).await?;
+        let bundles = self.port.trust().bundles().snapshot();
+        verify_chain(&chain, &bundles, Role::Client, SystemTime::now()).map_err(IssueError::AnswerNotTrusted)?;
+        Ok(chain.len())
     }
 
     /// Opens a stream of all types.
@@ -98,7 +117,7 @@ impl Agent {
         }
         let mut client = AggregatedDiscoveryServiceClient::new(self.port.channel(self.identity.identity()));
         let responses = client.delta_aggregated_resources(ReceiverStream::new(receiver)).await?.into_inner();
-        Ok(Stream { requests, responses, held: BTreeMap::new() })
+        Ok(Stream { requests, responses, generation: None, held: BTreeMap::new() })
     }
 }
 
@@ -113,9 +132,9 @@ impl Stream {
                 self.next().await?;
             }
         };
-        match tokio::time::timeout(Duration::from_secs(20), look).await {
+        match tokio::time::timeout(Duration::from_secs(45), look).await {
             Ok(found) => found,
-            Err(_) => bail!("{what}: not within 20 s; held: {:?}", self.held.keys().collect::<Vec<_>>()),
+            Err(_) => bail!("{what}: not within 45 s; held: {:?}", self.held.keys().collect::<Vec<_>>()),
         }
     }
 
@@ -124,7 +143,9 @@ impl Stream {
         let response = self.responses.message().await?.context("the stream ended")?;
         let kind = Kind::of_type_url(&response.type_url).context("a known type")?;
         for resource in &response.resources {
-            if resource.name != SYNCED_NAME {
+            if resource.name == SYNCED_NAME {
+                self.generation = Some(read_synced(resource.resource.as_ref())?);
+            } else {
                 let decoded = Resource::decode(kind, &resource.name, resource.resource.as_ref())?;
                 self.held.insert((kind, resource.name.clone()), decoded);
             }

@@ -29,9 +29,14 @@ pub struct Control {
 impl Control {
     /// Makes namespace, rights and keys, and starts it.
     pub async fn install(server: &Server) -> Result<Self> {
+        Self::install_with(server, &[]).await
+    }
+
+    /// The same, started with flags.
+    pub async fn install_with(server: &Server, flags: &[&str]) -> Result<Self> {
         rights(server).await?;
         Self::job(server, &[]).await?;
-        Self::start(server, 15012, &[]).await
+        Self::start(server, 15012, flags).await
     }
 
     /// Runs the job that looks after the keys.
@@ -53,7 +58,12 @@ impl Control {
         let (state, listen) = (path(&format!("state-{port}")), format!("127.0.0.1:{port}"));
         let mut words = vec!["culvert-control", "--source", "kube", "--listen", &listen];
         words.extend(["--cluster-range", "10.244.0.0/16", "--cluster-range", "10.96.0.0/16"]);
-        words.extend(["--kubeconfig", kubeconfig.to_str().context("UTF-8")?, "--state", state.to_str().context("UTF-8")?]);
+        words.extend([
+            "--kubeconfig",
+            kubeconfig.to_str().context("UTF-8")?,
+            "--state",
+            state.to_str().context("UTF-8")?,
+        ]);
         words.extend(flags);
         let Command::Serve(args) = Cli::of(words.into_iter().map(Into::into).collect())?.command else {
             anyhow::bail!("not the server's command");

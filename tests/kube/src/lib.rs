@@ -9,7 +9,7 @@ mod server;
 pub use agent::{Agent, Stream};
 pub use control::Control;
 pub use culvert_workload::Protocol;
-pub use server::Server;
+pub use server::{ADDRESS, Server};
 
 use std::time::{Duration, Instant};
 
@@ -17,13 +17,13 @@ use anyhow::{Result, bail};
 
 /// Waits until `look` finds something; `what` is for the failure.
 pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> Result<T> {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(45);
     loop {
         if let Some(found) = look().await {
             return Ok(found);
         }
         if Instant::now() > deadline {
-            bail!("{what}: not within 20 s");
+            bail!("{what}: not within 45 s");
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

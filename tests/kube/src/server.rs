@@ -11,11 +11,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use culvert_control::api::{Api, ApiError, Body};
 use culvert_lab::{Netns, Process};
 use http::Method;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+};
 use serde_json::{Value, json};
 
 /// The sandbox's own address: Endpoints may not be loopback addresses.
-pub(crate) const ADDRESS: &str = "172.31.0.1";
+pub const ADDRESS: &str = "172.31.0.1";
 const FOLDER: &str = "/run/kube";
 const ADMIN: &str = "admin-of-this-sandbox";
 
@@ -56,7 +58,8 @@ impl Server {
         let file = |name: &str| path(name).to_string_lossy().into_owned();
         let flags = [
             "--etcd-servers=http://127.0.0.1:2379".to_owned(),
-            "--bind-address=0.0.0.0 --secure-port=6443 --allow-privileged=true --authorization-mode=Node,RBAC".to_owned(),
+            "--bind-address=0.0.0.0 --secure-port=6443 --allow-privileged=true --authorization-mode=Node,RBAC"
+                .to_owned(),
             "--service-account-issuer=https://kubernetes.default.svc --enable-aggregator-routing=true".to_owned(),
             "--disable-admission-plugins=ServiceAccount --endpoint-reconciler-type=none --profiling=false".to_owned(),
             format!("--advertise-address={ADDRESS} --service-cluster-ip-range=10.96.0.0/16"),
@@ -135,7 +138,13 @@ impl Server {
     }
 
     /// The token that kubelet would project into a pod.
-    pub async fn token(&self, account: (&str, &str), audience: &str, seconds: u64, pod: Option<&Value>) -> Result<String> {
+    pub async fn token(
+        &self,
+        account: (&str, &str),
+        audience: &str,
+        seconds: u64,
+        pod: Option<&Value>,
+    ) -> Result<String> {
         let mut spec = json!({"audiences": [audience], "expirationSeconds": seconds});
         if let Some(pod) = pod {
             spec["boundObjectRef"] = json!({"apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"],

@@ -1,7 +1,10 @@
 //! Who is served: agents by the tokens of their pods, for the pods of their node, and nobody else.
 
 use culvert_kube_tests::{Agent, Control, Server, run};
-use culvert_lab::{anyhow::{Result, ensure}, in_sandbox};
+use culvert_lab::{
+    anyhow::{Result, ensure},
+    in_sandbox,
+};
 use culvert_svid::IssueError;
 use serde_json::{Value, json};
 
@@ -15,9 +18,12 @@ fn pod(name: &str, node: &str, phase: &str) -> Value {
 
 async fn shop(server: &Server) -> Result<()> {
     let labels = json!({"culvert.dev/enroll": "true"});
-    server.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": labels}})).await?;
+    server
+        .apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": labels}}))
+        .await?;
     for (namespace, name) in [("shop", "culvert-agent"), (NAMESPACE, "other")] {
-        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace}});
+        let account =
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace}});
         server.apply(&account).await?;
     }
     Ok(())
@@ -36,16 +42,30 @@ fn only_the_token_of_a_live_agents_pod_opens_the_control_plane() {
         let own = server.get(&Agent::pod("agent-1", "n1")).await?;
         let thief = server.apply(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "thief", "namespace": "shop"},
             "spec": {"nodeName": "n1", "serviceAccountName": "culvert-agent", "containers": [{"name": "c", "image": "i"}]}})).await?;
-        let other = server.apply(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "other", "namespace": NAMESPACE},
-            "spec": {"nodeName": "n1", "serviceAccountName": "other", "containers": [{"name": "c", "image": "i"}]}})).await?;
+        let other = server
+            .apply(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "other", "namespace": NAMESPACE},
+            "spec": {"nodeName": "n1", "serviceAccountName": "other", "containers": [{"name": "c", "image": "i"}]}}))
+            .await?;
         let audience = "culvert-control";
         let table = [
             ("another audience", server.token(agents, "vault", 600, Some(&own)).await?, "token_other_audience"),
             ("no pod", server.token(agents, audience, 600, None).await?, "token_unbound"),
             ("an hour", server.token(agents, audience, 3600, Some(&own)).await?, "token_long_lived"),
-            ("another account", server.token((NAMESPACE, "other"), audience, 600, Some(&other)).await?, "token_other_account"),
-            ("another namespace", server.token(("shop", "culvert-agent"), audience, 600, Some(&thief)).await?, "token_other_account"),
-            ("a forged one", forged(&server.token(agents, audience, 600, Some(&own)).await?), "token_not_authenticated"),
+            (
+                "another account",
+                server.token((NAMESPACE, "other"), audience, 600, Some(&other)).await?,
+                "token_other_account",
+            ),
+            (
+                "another namespace",
+                server.token(("shop", "culvert-agent"), audience, 600, Some(&thief)).await?,
+                "token_other_account",
+            ),
+            (
+                "a forged one",
+                forged(&server.token(agents, audience, 600, Some(&own)).await?),
+                "token_not_authenticated",
+            ),
             ("none at all", "nothing".to_owned(), "token_malformed"),
         ];
         for (what, token, reason) in table {

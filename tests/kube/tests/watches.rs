@@ -122,11 +122,12 @@ fn an_invalid_object_takes_no_good_one_away() {
         };
         let good = json!([{"from": [{"source": {"namespaces": ["shop"]}}]}]);
         server.apply(&policy("good", good.clone())).await?;
-        let invalid = |stream: &culvert_kube_tests::Stream, name: &str| {
-            match stream.held.get(&(Kind::AuthorizationPolicy, format!("shop/{name}")))? {
-                Resource::AuthorizationPolicy(policy) => Some(policy.invalid.is_some()),
-                _ => None,
-            }
+        let invalid = |stream: &culvert_kube_tests::Stream, name: &str| match stream
+            .held
+            .get(&(Kind::AuthorizationPolicy, format!("shop/{name}")))?
+        {
+            Resource::AuthorizationPolicy(policy) => Some(policy.invalid.is_some()),
+            _ => None,
         };
         stream.until("a good one", |stream| (!invalid(stream, "good")?).then_some(())).await?;
         // What only admission refuses, with no webhook there: it slips in.

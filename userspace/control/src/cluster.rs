@@ -18,7 +18,7 @@ use anyhow::Context as _;
 use culvert_identity::TrustDomain;
 use culvert_manifests::{Catalog, Live};
 use culvert_wire::TrustBundle;
-use tokio::{net::TcpListener, sync::mpsc, time};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet, time};
 
 use keys::KeyKeeper;
 use leader::Leader;
@@ -110,28 +110,30 @@ async fn begin(args: &Run, state: &StateDir, kept: Kept) -> anyhow::Result<Servi
         hold: kube.root_hold,
         staged: None,
     };
+    // They end with what they serve.
+    let mut tasks = JoinSet::new();
     if let Some(address) = kube.webhook {
         let names = vec![format!("{}.{}.svc", kube.webhook_service, kube.namespace)];
         let webhook = Webhook::new(Arc::clone(&authority), names, Arc::clone(&metrics), now)?;
         let listener = TcpListener::bind(address).await.with_context(|| format!("--webhook {address}"))?;
-        tokio::spawn(webhook.run(listener));
+        tasks.spawn(webhook.run(listener));
         let (name, authority) = (kube.webhook_configuration.clone(), Arc::clone(&authority));
-        tokio::spawn(webhook::follow_roots(api.clone(), name, authority, leader.leads()));
+        tasks.spawn(webhook::follow_roots(api.clone(), name, authority, leader.leads()));
     }
     let (records, leads) = (source.records(), leader.leads());
     let writer = Writer::new(api.clone(), published.clone(), records, Arc::clone(&nodes), leads, me);
-    tokio::spawn(writer.run());
-    tokio::spawn(owner.run(queue));
-    tokio::spawn(source.run(changes.clone()));
-    tokio::spawn(leader.run());
-    tokio::spawn(keeper.run());
+    tasks.spawn(writer.run());
+    tasks.spawn(owner.run(queue));
+    tasks.spawn(source.run(changes.clone()));
+    tasks.spawn(leader.run());
+    tasks.spawn(keeper.run());
     let expected = Expected {
         namespace: kube.namespace.clone(),
         account: kube.agent_service_account.clone(),
         audience: kube.token_audience.clone(),
     };
     let reviewer = Some(Reviewer::new(api, expected, published.clone()));
-    Ok(Serving { authority, published, changes, reviewer, metrics, nodes })
+    Ok(Serving { authority, published, changes, reviewer, metrics, nodes, tasks })
 }
 
 /// Waits for the issuing key: the job that makes it may not have run yet.
