@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
-use culvert_cluster::Cluster;
-use serde_json::Value;
+use culvert_cluster::{App, Cluster, Namespace};
+use serde_json::{Value, json};
 
 #[test]
 fn the_plain_manifests_are_what_the_chart_gives() -> Result<()> {
@@ -30,6 +30,21 @@ fn metrics_in(expression: &str) -> impl Iterator<Item = &str> {
         .filter(|word| word.starts_with("culvert_") || word.starts_with("istio_"))
 }
 
+/// A call that gets through and one that does not: some families are there only once they count something.
+fn traffic(cluster: &'static Cluster) -> Result<Namespace> {
+    let space = Namespace::new(cluster, "dashboard", &json!({"culvert.dev/enroll": "true"}))?;
+    space.run(&[App::server("web", "node2"), App::idle("client", "node1")])?;
+    let service = space.service("web", 80, 8080)?;
+    space.reaches("client", &service, "web")?;
+    let deny = json!({
+        "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+        "metadata": {"name": "nobody", "namespace": "dashboard"}, "spec": {},
+    });
+    cluster.apply(&deny.to_string())?;
+    space.refused("client", &service)?;
+    Ok(space)
+}
+
 #[test]
 fn every_metric_of_the_dashboard_is_one_that_an_agent_serves() -> Result<()> {
     let cluster = Cluster::get()?;
@@ -40,12 +55,17 @@ fn every_metric_of_the_dashboard_is_one_that_an_agent_serves() -> Result<()> {
     let expressions: Vec<&str> = expressions.filter_map(|target| target["expr"].as_str()).collect();
     let asked: BTreeSet<&str> = expressions.iter().flat_map(|expression| metrics_in(expression)).collect();
     ensure!(asked.len() > 8, "the dashboard asks for {asked:?} only");
-    let pod = cluster.agent("node1")?.pod().to_owned();
-    let path = format!("/api/v1/namespaces/culvert-system/pods/{pod}:15020/proxy/metrics");
-    let served = cluster.kubectl(&["get", "--raw", &path])?;
-    // A counter's family is described without its ending, a histogram's without its parts.
-    let known: BTreeSet<&str> =
-        served.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let space = traffic(cluster)?;
+    let mut known = BTreeSet::new();
+    for node in ["node1", "node2"] {
+        let pod = cluster.agent(node)?.pod().to_owned();
+        let path = format!("/api/v1/namespaces/culvert-system/pods/{pod}:15020/proxy/metrics");
+        let served = cluster.kubectl(&["get", "--raw", &path])?;
+        // A counter's family is described without its ending, a histogram's without its parts.
+        let families = served.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        known.extend(families.map(str::to_owned));
+    }
+    drop(space);
     let family = |name: &str| {
         let name = name.strip_suffix("_total").or_else(|| name.strip_suffix("_bucket")).unwrap_or(name);
         known.contains(name)
