@@ -86,8 +86,10 @@ pub(crate) struct Session {
     going: Option<(u32, u32)>,
     leaving: Leaving,
     pings: Pings,
-    /// Requests in a row that the peer took back before they were answered.
+    /// Requests in a row that the peer took back before they were answered, since our last PING.
     taken_back: u32,
+    /// What the peer has sent of settings since our last PING.
+    settings_seen: usize,
     /// Shared by all tunnels of the agent.
     held: Arc<Held>,
     ended: Option<StreamError>,
@@ -181,6 +183,7 @@ impl Session {
             leaving: Leaving::No,
             pings: Pings::default(),
             taken_back: 0,
+            settings_seen: 0,
             held: Arc::clone(&limits.held),
             ended: None,
             driver: None,
@@ -224,6 +227,8 @@ impl Session {
 
     /// Sends a PING, whose answer [`Session::take_pong`] tells. One is under way at most.
     pub(crate) fn ping(&mut self) {
+        // What is much in one interval is nothing over days.
+        (self.taken_back, self.settings_seen) = (0, 0);
         if !std::mem::replace(&mut self.pings.waiting, true) {
             frame::put(&mut self.out, kind::PING, 0, 0, &KEEPALIVE);
             self.wake_driver();

@@ -15,6 +15,8 @@ use crate::{
 
 /// A stream may keep so many bytes when the agent holds too much for readers that have stopped.
 const MODEST: usize = 64 * 1024;
+/// Settings, and frames of them, that a peer may send between two of our PINGs.
+const MOST_SETTINGS: usize = 1000;
 /// A header block may be so much longer than what it says, in bytes.
 const PACKING: usize = 16 * 1024;
 
@@ -51,7 +53,8 @@ impl Session {
 
     fn absorb_frames(&mut self, reader: &mut Reader, mut input: &[u8], follows: bool) -> Result<(), u32> {
         while let Some(piece) = reader.next(&mut input)? {
-            let first = matches!(piece, Piece::Frame { head, .. } if head.kind == kind::SETTINGS && head.flags == 0);
+            let first =
+                matches!(piece, Piece::Frame { head, .. } if head.kind == kind::SETTINGS && !head.has(flag::ACK));
             if self.greeted != Greeting::Done && !first {
                 return Err(code::PROTOCOL_ERROR);
             }
@@ -220,7 +223,7 @@ impl Session {
     }
 
     fn requested(&mut self, id: u32, heading: Heading, end: bool) {
-        if self.leaving == Leaving::Now || self.streams.len() >= self.limits.max_peer_streams {
+        if self.leaving == Leaving::Now || self.is_full() {
             return frame::put_reset(&mut self.out, id, code::REFUSED_STREAM);
         }
         match heading.request() {
@@ -237,6 +240,15 @@ impl Session {
                 self.asked.push_back(Asked::Malformed(why));
             }
         }
+    }
+
+    /// Whether the peer has as many streams as it may have. Those that are over for it, and only wait for our side to
+    /// let go of them, do not count; they are few, because whoever has them is woken by their end.
+    fn is_full(&self) -> bool {
+        let most = self.limits.max_peer_streams;
+        let counts = |stream: &&Stream| !(stream.recv_done && stream.send_done);
+        self.streams.len() >= most
+            && (self.streams.len() >= 2 * most || self.streams.values().filter(counts).count() >= most)
     }
 
     fn answered(&mut self, id: u32, heading: Heading, end: bool) -> Result<(), u32> {
@@ -301,6 +313,11 @@ impl Session {
             return if payload.is_empty() { Ok(()) } else { Err(code::FRAME_SIZE_ERROR) };
         }
         let (settings, []) = payload.as_chunks::<6>() else { return Err(code::FRAME_SIZE_ERROR) };
+        // Each may concern every stream.
+        self.settings_seen += 1 + settings.len();
+        if self.settings_seen > MOST_SETTINGS {
+            return Err(code::ENHANCE_YOUR_CALM);
+        }
         for [i0, i1, v0, v1, v2, v3] in settings {
             let (id, value) = (u16::from_be_bytes([*i0, *i1]), u32::from_be_bytes([*v0, *v1, *v2, *v3]));
             self.setting(id, value)?;

@@ -145,6 +145,8 @@ impl Session {
         let written = self.out.len() - begin - HEAD;
         let (true, Some(stream)) = (written > 0, self.streams.get_mut(&id)) else {
             self.out.truncate(begin);
+            // It had its turn and did not use it: nothing will be drained that would let the others look again.
+            self.admit();
             return filled;
         };
         let head = Head { len: written as u32, kind: kind::DATA, flags: 0, stream: id };

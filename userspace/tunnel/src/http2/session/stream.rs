@@ -99,6 +99,9 @@ impl Stream {
     /// Passes bytes on to the near end, and keeps the rest. Gives how many were passed on.
     pub(super) fn deliver(&mut self, bytes: &[u8], more: bool) -> usize {
         let mut taken = 0;
+        if bytes.is_empty() {
+            return 0;
+        }
         if let (true, Some(near)) = (self.queue.is_empty(), &self.near) {
             match near.give(bytes, more) {
                 Given::Took(count) => taken = count,

@@ -1,6 +1,6 @@
 //! Two sessions that talk to each other, and peers that break the rules.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, io, rc::Rc};
 
 use super::*;
 use crate::{
@@ -307,4 +307,99 @@ fn windows_of_open_streams_follow_the_settings_and_blocked_ones_wait() {
     put_window_update(&mut more, id, 7);
     client.absorb(&more, false).unwrap();
     assert!(matches!(client.poll_room(id, &context()), Poll::Ready(Ok(2))), "10 - 10 - 5 + 7");
+}
+
+#[test]
+fn streams_that_are_over_for_the_peer_do_not_count_against_what_it_may_open() {
+    let mut server = Session::new(Role::Serving, &Limits { max_peer_streams: 2, ..Limits::default() });
+    let mut hello = PREFACE.to_vec();
+    put_settings(&mut hello, &[]);
+    for id in [1, 3] {
+        hello.extend(connect_frame(id));
+    }
+    server.absorb(&hello, false).unwrap();
+    let open = |server: &mut Session, id: u32| {
+        server.absorb(&connect_frame(id), false).unwrap();
+        server.streams.contains_key(&id)
+    };
+    assert!(!open(&mut server, 5), "two are open");
+    server.accept(1, &Baggage::default()).unwrap();
+    server.finish(1);
+    let mut end = Vec::new();
+    put(&mut end, kind::DATA, frame::flag::END_STREAM, 1, &[]);
+    server.absorb(&end, false).unwrap();
+    assert!(open(&mut server, 7), "the first has ended, though nobody has let go of it yet");
+    assert!(!open(&mut server, 9));
+}
+
+#[test]
+fn what_would_be_an_attack_within_an_interval_is_none_over_many() {
+    let mut server = greeted();
+    for round in 0..3000 {
+        let id = 1 + 2 * round;
+        let mut bytes = connect_frame(id);
+        put_reset(&mut bytes, id, code::CANCEL);
+        put_settings(&mut bytes, &[(setting::INITIAL_WINDOW_SIZE, round)]);
+        server.absorb(&bytes, false).unwrap();
+        server.drain(usize::MAX, |_| ());
+        if round.is_multiple_of(400) {
+            server.ping();
+        }
+    }
+}
+
+#[test]
+fn a_flood_of_settings_is_cut_off() {
+    let all = [(setting::INITIAL_WINDOW_SIZE, 1); 12];
+    let mut frame = Vec::new();
+    put_settings(&mut frame, &all);
+    let mut server = greeted();
+    let outcome = (0..1000).map(|_| server.absorb(&frame, false)).position(|heard| heard.is_err());
+    assert!(outcome.is_some_and(|frames| (50..100).contains(&frames)), "{outcome:?}");
+}
+
+#[test]
+fn empty_frames_do_not_bother_the_application() {
+    struct Strict;
+    impl Near for Strict {
+        fn give(&self, bytes: &[u8], _more: bool) -> Given {
+            assert!(!bytes.is_empty(), "a system call for nothing");
+            Given::Took(bytes.len())
+        }
+    }
+    let (_client, mut server, id, _app) = connected(0);
+    server.attach(id, Box::new(Strict));
+    let mut bytes = Vec::new();
+    put(&mut bytes, kind::DATA, 0, id, &[]);
+    put(&mut bytes, kind::DATA, frame::flag::PADDED, id, &[3, 0, 0, 0]);
+    put(&mut bytes, kind::DATA, 0, id, b"x");
+    put(&mut bytes, kind::DATA, frame::flag::END_STREAM, id, &[]);
+    server.absorb(&bytes, false).unwrap();
+    assert!(server.is_recv_done(id));
+}
+
+#[test]
+fn whoever_does_not_use_its_turn_passes_it_on() {
+    #[derive(Default)]
+    struct Woken(std::sync::atomic::AtomicUsize);
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+    let (mut client, _server, first, _app) = connected(0);
+    let second = client.open(&request()).unwrap();
+    client.send_window = LARGEST_WINDOW;
+    while send(&mut client, first, &[0; 50_000]) > 0 {}
+    client.drain(usize::MAX, |_| ());
+    // The second was served later than the first, which waits still.
+    send(&mut client, second, b"x");
+    client.drain(usize::MAX, |_| ());
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    assert!(client.poll_room(second, &Context::from_waker(&waker)).is_pending());
+    assert!(matches!(client.poll_room(first, &context()), Poll::Ready(Ok(_))));
+    let nothing = client.append(first, 1000, |_| Err(io::ErrorKind::WouldBlock.into()));
+    assert!(nothing.is_err() && !client.has_out());
+    assert_eq!(woken.0.load(std::sync::atomic::Ordering::Relaxed), 1, "nothing else would have woken it");
 }
