@@ -287,6 +287,32 @@ fn more_connections_than_places_wait_their_turn() {
     })
 }
 
+/// Nothing was read or written on such a connection, so that only the agent can make a reset of its end.
+#[test]
+fn who_gets_no_place_in_time_is_reset() {
+    in_sandbox!(|| {
+        let mut mesh = Mesh::start(&fixture::manifests(&PODS)?)?;
+        let client = mesh.pod("client.app")?.pod.netns().clone();
+        let to = SocketAddr::from((mesh.pod("server.app")?.pod.ip4(), PORT));
+        let _server = Server::start(mesh.pod("server.app")?.pod.netns(), PORT, echo)?;
+        mesh.agents.get_mut("node1").unwrap().process.kill9()?;
+        let node = mesh.lab.node(1).clone();
+        mesh.start_agent_with(&node, &["--max-connections", "2"])?;
+        let mut log = mesh.follow("node1")?;
+        let mut held = [connect(&client, to)?, connect(&client, to)?];
+        for stream in &mut held {
+            ping(stream, b"hello")?;
+        }
+        let mut late = connect(&client, to)?;
+        let begun = Instant::now();
+        let end = late.read(&mut [0; 8]);
+        ensure!(end.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset), "{end:?}");
+        ensure!(begun.elapsed() > Duration::from_secs(8), "it did not wait for a place: {:?}", begun.elapsed());
+        log.demand(Duration::from_secs(2), "the refusal", |access| access.field("reason") == Some("no_slot"))?;
+        Ok(())
+    })
+}
+
 #[test]
 fn a_connection_outlives_five_rotations_and_ends_when_its_svid_cannot_be_renewed() {
     in_sandbox!(Duration::from_secs(240), || {

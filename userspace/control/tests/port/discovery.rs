@@ -219,3 +219,23 @@ async fn what_nobody_serves_ends_the_stream_with_a_reason() {
     assert_eq!(super::client::word(&ended).1, "unknown_type");
     assert_eq!(plane.audited("stream", "unknown_type")["node"], "n1");
 }
+
+/// A client that takes responses and answers none is cut off, so that it cannot pass for one that is served.
+#[tokio::test]
+async fn a_client_that_answers_nothing_is_cut_off() {
+    let plane = Plane::start(&pod("web", "n1"));
+    let node = Caller::node(&plane, "n1").await;
+    let mut watcher = Watcher::open(&node).await.unwrap();
+    let begun = std::time::Instant::now();
+    watcher.subscribe(Kind::Workload).await;
+    watcher.receive().await.expect("the first response");
+    let ended = timeout(Duration::from_secs(50), watcher.responses.message()).await.expect("it goes on");
+    let status = ended.expect_err("cut off, with its reason");
+    assert_eq!(super::client::word(&status), (tonic::Code::DeadlineExceeded, "no_answer".to_owned()));
+    let took = begun.elapsed();
+    assert!((29..45).contains(&took.as_secs()), "after {took:?}");
+    plane.audited("stream", "no_answer");
+    // One that answers stays.
+    let mut good = Watcher::open(&node).await.unwrap();
+    good.first_state().await;
+}
