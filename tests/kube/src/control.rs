@@ -126,6 +126,7 @@ async fn rights(server: &Server) -> Result<()> {
         {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["culvert-issuing"], "verbs": ["get"]},
         {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]},
         {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["culvert-root"], "verbs": ["get", "update"]},
+        {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["culvert-nodes"], "verbs": ["get", "patch"]},
         {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
         {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["culvert-control"], "verbs": ["get", "update"]},
     ]);

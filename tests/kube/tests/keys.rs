@@ -14,7 +14,10 @@ use culvert_lab::{
     anyhow::{Context as _, Result, ensure},
     in_sandbox,
 };
-use culvert_wire::{Kind, Resource};
+use culvert_wire::{
+    Kind, Resource,
+    proto::culvert::{NodeReport, status_service_client::StatusServiceClient},
+};
 use serde_json::{Value, json};
 
 const NAMESPACE: &str = "culvert-system";
@@ -139,6 +142,29 @@ fn of_two_control_planes_one_writes_and_the_other_takes_over() {
             server.get(&lease).await.ok()?["spec"]["holderIdentity"].as_str().map(str::to_owned)
         };
         let leader = eventually("a leader", holder).await?;
+        // What a node enforces counts, whichever of the two its agent calls.
+        for definition in culvert_policy::istio::definitions() {
+            server.apply(&definition).await?;
+        }
+        enrolled(&server).await?;
+        let policy = json!({"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
+            "metadata": {"name": "default", "namespace": "shop"}, "spec": {"mtls": {"mode": "STRICT"}}});
+        server.apply(&policy).await?;
+        let agent = Agent::join(&server, &second, "agent-0", "n1").await?;
+        let mut stream = agent.stream().await?;
+        let known = |stream: &culvert_kube_tests::Stream| {
+            stream.held.keys().any(|(_, name)| name == "shop/default").then_some(stream.generation?)
+        };
+        let generation = stream.until("the policy", known).await?;
+        let report = NodeReport { enforced_generation: generation, pods: Vec::new() };
+        let mut client = StatusServiceClient::new(agent.port.channel(agent.identity.identity()));
+        client.report(tokio_stream::iter([report])).await?;
+        eventually("the leader knows", async || {
+            let held = server.get(&policy).await.ok()?;
+            let conditions = held["status"]["conditions"].as_array()?.clone();
+            conditions.into_iter().find(|c| c["type"] == "Enforced" && c["message"] == "1/1 nodes at L4")
+        })
+        .await?;
         // Both serve, whoever leads.
         for (control, name, node) in [(&first, "agent-1", "n1"), (&second, "agent-2", "n2")] {
             let agent = Agent::join(&server, control, name, node).await?;

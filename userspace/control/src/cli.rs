@@ -274,3 +274,36 @@ fn parse_leaf_life(text: &str) -> Result<Duration, String> {
         _ => Err("not a number of seconds from 10 to 86400".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Flags of a command, in their order, without those that others document.
+    fn flags<A: Args>() -> Vec<String> {
+        let command = A::augment_args(clap::Command::new("x"));
+        command.get_arguments().filter_map(|argument| Some(format!("--{}", argument.get_long()?))).collect()
+    }
+
+    #[test]
+    fn the_settings_of_the_api_servers_source_are_those_of_the_page() {
+        let page = include_str!("../../../docs/control-plane.md");
+        let rows = page.lines().skip_while(|line| *line != "### Settings").take_while(|line| *line != "### Rights");
+        let flag = |line: &str| Some(line.strip_prefix("| `")?.split([' ', '`']).next()?.to_owned());
+        let documented: Vec<String> = rows.filter_map(flag).collect();
+        assert_eq!(flags::<KubeArgs>(), documented, "docs/control-plane.md lists the flags in their order");
+        for flag in flags::<CaArgs>() {
+            assert!(page.contains(&format!("`{flag}`")) || documented.contains(&flag), "{flag} is not documented");
+        }
+    }
+
+    #[test]
+    fn a_source_is_either_a_directory_or_the_api_server() {
+        let parse = |words: &str| Cli::of(words.split(' ').map(Into::into).collect());
+        assert!(parse("c --state s --listen 127.0.0.1:1 --manifests m").is_ok());
+        assert!(parse("c --state s --listen 127.0.0.1:1").is_err());
+        assert!(parse("c --state s --listen 127.0.0.1:1 --source kube").is_ok());
+        assert!(parse("c --state s --listen 127.0.0.1:1 --source kube --manifests m").is_err());
+        assert!(parse("c check").is_err());
+    }
+}

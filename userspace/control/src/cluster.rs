@@ -1,5 +1,6 @@
 //! The control plane in a cluster: everything that `--source kube` adds, put together.
 
+mod acks;
 mod keys;
 mod leader;
 mod reviewer;
@@ -20,6 +21,7 @@ use culvert_manifests::{Catalog, Live};
 use culvert_wire::TrustBundle;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet, time};
 
+use acks::Acks;
 use keys::KeyKeeper;
 use leader::Leader;
 pub use reviewer::{Agent, Expected, Reviewer, TokenRefusal};
@@ -121,7 +123,8 @@ async fn begin(args: &Run, state: &StateDir, kept: Kept) -> anyhow::Result<Servi
         tasks.spawn(webhook::follow_roots(api.clone(), name, authority, leader.leads()));
     }
     let (records, leads) = (source.records(), leader.leads());
-    let writer = Writer::new(api.clone(), published.clone(), records, Arc::clone(&nodes), leads, me);
+    let acks = Acks::new(api.clone(), &kube.namespace, me.clone());
+    let writer = Writer::new(api.clone(), published.clone(), records, Arc::clone(&nodes), leads, acks, me);
     tasks.spawn(writer.run());
     tasks.spawn(owner.run(queue));
     tasks.spawn(source.run(changes.clone()));

@@ -16,7 +16,10 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::verdict::{self, Nodes, Said};
+use super::{
+    acks::Acks,
+    verdict::{self, Nodes, Said},
+};
 use crate::{
     api::{Api, ApiError, Body},
     audit::rfc3339,
@@ -34,6 +37,9 @@ const SHOWN: Duration = Duration::from_secs(10);
 /// A pod that is not captured for so long is worth an Event.
 const UNCAPTURED: Duration = Duration::from_secs(15);
 
+/// What conditions depend on.
+type Seen = (Arc<Snapshot>, Arc<Records>, BTreeMap<String, String>);
+
 /// Writes, while this process leads.
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -43,8 +49,9 @@ pub(super) struct Writer {
     pub(super) nodes: Arc<NodeBook>,
     pub(super) leads: watch::Receiver<bool>,
     pub(super) reporter: String,
-    /// Since which generation a policy has been as it is, with its version.
-    since: HashMap<(Kind, String), (String, u64)>,
+    acks: Acks,
+    /// What everything has been said of.
+    done: Option<Seen>,
     /// What has been written, until the watch shows it.
     written: HashMap<ObjectKey, (Instant, Value)>,
     /// Events that have been sent.
@@ -59,6 +66,7 @@ impl Writer {
         records: watch::Receiver<Arc<Records>>,
         nodes: Arc<NodeBook>,
         leads: watch::Receiver<bool>,
+        acks: Acks,
         reporter: String,
     ) -> Self {
         Self {
@@ -68,7 +76,8 @@ impl Writer {
             nodes,
             leads,
             reporter,
-            since: HashMap::new(),
+            acks,
+            done: None,
             written: HashMap::new(),
             sent: BTreeSet::new(),
             uncaptured: BTreeMap::new(),
@@ -78,9 +87,12 @@ impl Writer {
     /// Looks for ever.
     pub(super) async fn run(mut self) {
         loop {
-            // Followed by everybody, so that a new leader knows since when.
             let published = self.published.borrow().clone();
-            self.follow(&published.snapshot);
+            self.acks.observe(&published.snapshot);
+            // By everybody: the leader cannot see the agents of others.
+            if let Err(error) = self.acks.share(&self.nodes, SystemTime::now()).await {
+                tracing::warn!(reason = error.reason(), %error, "what nodes enforce cannot be shared");
+            }
             if *self.leads.borrow()
                 && let Err(error) = self.round(&published).await
             {
@@ -90,31 +102,23 @@ impl Writer {
         }
     }
 
-    /// Remembers since when each policy has been as it is.
-    fn follow(&mut self, snapshot: &Snapshot) {
-        for kind in [Kind::AuthorizationPolicy, Kind::PeerAuthentication] {
-            let table = snapshot.table(kind);
-            self.since.retain(|(of, name), _| *of != kind || table.contains_key(name));
-            for (name, entry) in table.iter() {
-                let held = self.since.entry((kind, name.clone())).or_insert_with(|| (String::new(), 0));
-                if held.0 != entry.version {
-                    *held = (entry.version.clone(), snapshot.generation);
-                }
-            }
-        }
-    }
-
     async fn round(&mut self, published: &Published) -> Result<(), ApiError> {
         let records = Arc::clone(&self.records.borrow());
         self.written.retain(|key, (at, status)| {
             at.elapsed() < SHOWN && records.get(key).is_some_and(|record| !shows(&record.status, status))
         });
+        let nodes = self.acks.nodes(&self.nodes);
+        let now = Some((Arc::clone(&published.snapshot), Arc::clone(&records), nodes.clone()));
+        if is_same(&self.done, &now) && self.written.is_empty() {
+            return self.pods(published).await;
+        }
+        self.done = None;
         let mut writes = 0;
         for (key, record) in records.iter() {
-            let said = self.say(published, record);
+            let said = self.say(published, record, &nodes);
             let before = self.written.get(key).map_or(&record.status, |(_, status)| status);
-            let now = rfc3339(SystemTime::now());
-            let Some(status) = verdict::status(&said, before, record.generation, &now) else {
+            let moment = rfc3339(SystemTime::now());
+            let Some(status) = verdict::status(&said, before, record.generation, &moment) else {
                 continue;
             };
             if writes == WRITES {
@@ -128,43 +132,29 @@ impl Writer {
                 Err(error) => return Err(error),
             }
         }
+        if writes == 0 {
+            self.done = now;
+        }
         self.pods(published).await
     }
 
-    fn say(&self, published: &Published, record: &Record) -> Said {
-        let nodes = record.held.as_ref().map(|held| self.nodes_of(held, published)).unwrap_or_default();
+    fn say(&self, published: &Published, record: &Record, digests: &BTreeMap<String, String>) -> Said {
+        let nodes = record.held.as_ref().map(|held| self.nodes_of(held, published, digests)).unwrap_or_default();
         verdict::judge(record.held.as_ref(), &record.errors, &nodes, &published.state)
     }
 
-    fn nodes_of(&self, held: &Held, published: &Published) -> Nodes {
+    fn nodes_of(&self, held: &Held, published: &Published, digests: &BTreeMap<String, String>) -> Nodes {
         let Some((name, selector)) = verdict::selector(&held.object) else {
             return Nodes::default();
         };
         let concerned = verdict::concerned(&name.namespace, selector, &published.state);
-        let Some(since) = self.since_when(held, &published.snapshot) else {
+        let Some((kind, name, version)) = told(held, &published.snapshot) else {
             return Nodes { concerned, enforcing: BTreeSet::new() };
         };
-        let book = self.nodes.all();
-        let enforces = |node: &&String| {
-            let report = book.get(*node).and_then(|entry| entry.report.as_ref());
-            report.is_some_and(|(_, report)| report.enforced_generation >= since)
-        };
+        let enforces =
+            |node: &&String| digests.get(*node).is_some_and(|digest| self.acks.has(digest, kind, &name, &version));
         let enforcing = concerned.iter().filter(enforces).cloned().collect();
         Nodes { concerned, enforcing }
-    }
-
-    /// The generation since which agents have been told of exactly this; `None`: they have not been.
-    fn since_when(&self, held: &Held, snapshot: &Snapshot) -> Option<u64> {
-        let resource = match &held.object {
-            Object::AuthorizationPolicy(policy) => Resource::AuthorizationPolicy(policy.clone()),
-            Object::PeerAuthentication(policy) => Resource::PeerAuthentication(policy.clone()),
-            _ => return None,
-        };
-        let (kind, name) = (resource.kind(), resource.name());
-        let table = snapshot.table(kind);
-        let entry = table.get(&name).filter(|entry| entry.body == resource.encode())?;
-        let (version, since) = self.since.get(&(kind, name))?;
-        (*version == entry.version).then_some(*since)
     }
 
     async fn write(&self, key: &ObjectKey, record: &Record, status: &Value) -> Result<(), ApiError> {
@@ -253,4 +243,24 @@ impl Writer {
 fn shows(status: &Value, written: &Value) -> bool {
     let fields = ["conditions", "observedGeneration", "ineffectiveRules"];
     fields.iter().all(|field| status[field] == written[field])
+}
+
+/// What agents have been told of exactly this; `None`: nothing yet.
+fn told(held: &Held, snapshot: &Snapshot) -> Option<(Kind, String, String)> {
+    let resource = match &held.object {
+        Object::AuthorizationPolicy(policy) => Resource::AuthorizationPolicy(policy.clone()),
+        Object::PeerAuthentication(policy) => Resource::PeerAuthentication(policy.clone()),
+        _ => return None,
+    };
+    let (kind, name) = (resource.kind(), resource.name());
+    let table = snapshot.table(kind);
+    let entry = table.get(&name).filter(|entry| entry.body == resource.encode())?;
+    Some((kind, name, entry.version.clone()))
+}
+
+fn is_same(before: &Option<Seen>, now: &Option<Seen>) -> bool {
+    match (before, now) {
+        (Some(a), Some(b)) => Arc::ptr_eq(&a.0, &b.0) && Arc::ptr_eq(&a.1, &b.1) && a.2 == b.2,
+        _ => false,
+    }
 }
