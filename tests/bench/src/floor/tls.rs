@@ -90,6 +90,8 @@ pub(crate) struct Tls<S> {
     filled: usize,
     /// What came out of the last records.
     plain: Vec<u8>,
+    /// What came in one piece with the handshake's end, in `plain`.
+    first: Vec<Range<usize>>,
     /// Opened already, up to here.
     opened: usize,
     /// Sealed and not sent: from `sent` on.
@@ -105,6 +107,7 @@ impl<S: Side> Tls<S> {
             incoming: vec![0; INCOMING],
             filled: 0,
             plain: Vec::new(),
+            first: Vec::new(),
             opened: 0,
             out: Vec::new(),
             sent: 0,
@@ -112,10 +115,10 @@ impl<S: Side> Tls<S> {
         let mut ranges = Vec::new();
         loop {
             let done = tls.open(&mut ranges)?;
-            ensure!(ranges.is_empty(), "application data came too early");
             stream.write_all(&tls.out)?;
             tls.out.clear();
             if done {
+                tls.first = ranges;
                 return Ok(tls);
             }
             ensure!(tls.read(stream)? > 0, "the peer ended the handshake");
@@ -171,6 +174,11 @@ impl<S: Side> Tls<S> {
         };
         self.opened = start;
         Ok(over)
+    }
+
+    /// What had come with the handshake's end, once.
+    pub(crate) fn take_first(&mut self) -> Vec<Range<usize>> {
+        std::mem::take(&mut self.first)
     }
 
     /// What has been opened.

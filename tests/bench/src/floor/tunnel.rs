@@ -269,17 +269,19 @@ impl<S: Side> Worker<S> {
         if !self.tunnel_readable || self.full > 0 {
             return Ok(());
         }
-        match self.tls.read(&self.tunnel) {
-            Ok(0) => bail!("the tunnel ended"),
-            Ok(_) => self.tunnel_readable = self.tls.filled_up(),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                self.tunnel_readable = false;
-                return Ok(());
+        let mut ranges = self.tls.take_first();
+        if ranges.is_empty() {
+            match self.tls.read(&self.tunnel) {
+                Ok(0) => bail!("the tunnel ended"),
+                Ok(_) => self.tunnel_readable = self.tls.filled_up(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.tunnel_readable = false;
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => return Err(error.into()),
+            self.tls.open(&mut ranges)?;
         }
-        let mut ranges = Vec::new();
-        self.tls.open(&mut ranges)?;
         let mut given: Option<u32> = None;
         let mut pieces: Vec<Range<usize>> = Vec::new();
         for range in ranges {
