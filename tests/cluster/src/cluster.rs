@@ -128,8 +128,17 @@ impl Cluster {
 
     /// `kubectl apply` of a text; the error has what the API server or the webhook said.
     pub fn apply(&self, text: &str) -> Result<String> {
+        self.give("apply", text)
+    }
+
+    /// `kubectl create`: an error where the object exists.
+    pub fn create(&self, text: &str) -> Result<String> {
+        self.give("create", text)
+    }
+
+    fn give(&self, verb: &str, text: &str) -> Result<String> {
         let mut command = self.kubectl_command();
-        command.args(["apply", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args([verb, "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("cannot start kubectl")?;
         child.stdin.take().context("a pipe")?.write_all(text.as_bytes())?;
         let done = child.wait_with_output()?;

@@ -44,8 +44,8 @@ impl Namespace {
     /// Makes it with these labels.
     pub fn new(cluster: &'static Cluster, name: &str, labels: &Value) -> Result<Namespace> {
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
-        // One of the same name may still be on its way out.
-        within(Duration::from_secs(60), name, || cluster.apply(&object.to_string()).map(drop))?;
+        // One of the same name may still be on its way out; `create` waits until it is gone.
+        within(Duration::from_secs(90), name, || cluster.create(&object.to_string()).map(drop))?;
         within(Duration::from_secs(30), "its service account", || {
             cluster.kubectl(&["-n", name, "get", "serviceaccount", "default"]).map(drop)
         })?;

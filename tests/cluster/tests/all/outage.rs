@@ -148,8 +148,7 @@ fn an_agent_that_is_killed_is_back_at_once_and_no_connection_is_refused() -> Res
     let cluster = Cluster::get()?;
     let space = calling(cluster, "killed")?;
     let before = space.log("caller")?.lines().count();
-    let kill =
-        "for p in /proc/[0-9]*; do [ \"$(cat $p/comm 2>/dev/null)\" = culvert-agent ] && kill -9 ${p#/proc/}; done";
+    let kill = "for p in /proc/[0-9]*; do [ \"$(cat $p/comm 2>/dev/null)\" = culvert-agent ] && kill -9 ${p#/proc/}; done; true";
     cluster.on("node1", &["sh", "-c", kill])?;
     std::thread::sleep(Duration::from_secs(5));
     serves_again(&space)?;
