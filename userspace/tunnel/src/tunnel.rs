@@ -7,12 +7,16 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use tokio::time::Instant;
 
 use crate::{error::StreamError, http2::session::Session, key::Peer, proofs::Proof};
+
+/// A tunnel whose peer lets nothing through for so long takes no new stream: its readers have stopped, and peers that
+/// count what these hold against the whole connection (ztunnel) hold up every other stream with them.
+const STUCK: Duration = Duration::from_secs(1);
 
 /// The shared state of a tunnel. Its driver is [`crate::life::Life`].
 pub(crate) struct Tunnel {
@@ -25,6 +29,8 @@ pub(crate) struct Tunnel {
     retired: Cell<bool>,
     ended: Cell<Option<StreamError>>,
     idle_since: Cell<Option<Instant>>,
+    /// Since when the peer has let nothing through, as far as anybody has looked, and what it had granted until then.
+    exhausted: Cell<Option<(u64, Instant)>>,
     driver: RefCell<Option<Waker>>,
 }
 
@@ -55,6 +61,7 @@ impl Tunnel {
             retired: Cell::new(false),
             ended: Cell::new(None),
             idle_since: Cell::new(Some(now)),
+            exhausted: Cell::new(None),
             driver: RefCell::new(None),
         })
     }
@@ -71,7 +78,7 @@ impl Tunnel {
 
     /// Takes one of at most `most` places, if the tunnel and the peer have one.
     pub(crate) fn try_seat(self: &Rc<Self>, most: usize) -> Option<Seated> {
-        if self.is_retired() {
+        if self.is_retired() || self.is_stuck() {
             return None;
         }
         let limit = self.session.borrow().limit();
@@ -80,6 +87,21 @@ impl Tunnel {
             Err(_) => {
                 self.retire();
                 None
+            }
+        }
+    }
+
+    fn is_stuck(&self) -> bool {
+        let now = self.session.borrow().exhausted().map(|grants| (grants, Instant::now()));
+        let Some((grants, at)) = now else {
+            self.exhausted.set(None);
+            return false;
+        };
+        match self.exhausted.get() {
+            Some((seen, since)) if seen == grants => at >= since + STUCK,
+            _ => {
+                self.exhausted.set(now);
+                false
             }
         }
     }

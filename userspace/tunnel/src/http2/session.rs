@@ -76,6 +76,8 @@ pub(crate) struct Session {
     last: u32,
     /// What we may send on all streams together.
     send_window: i64,
+    /// How often the peer has raised that.
+    grants: u64,
     /// What the peer may send on all streams together, and what of it is to be given back.
     recv_window: i64,
     recv_credit: u32,
@@ -168,6 +170,7 @@ impl Session {
             next: 1,
             last: 0,
             send_window: FIRST_WINDOW,
+            grants: 0,
             recv_window: i64::from(limits.connection_window).max(FIRST_WINDOW),
             recv_credit: 0,
             limits: Numbers {
@@ -223,6 +226,21 @@ impl Session {
             (None, None) if self.leaving != Leaving::No || self.next > u32::MAX >> 1 => Err(StreamError::GoAway(0)),
             (None, None) => Ok(self.peer.max_streams as usize),
         }
+    }
+
+    /// How many streams the peer allowed when it last said so.
+    pub(crate) fn max_streams(&self) -> u32 {
+        self.peer.max_streams
+    }
+
+    /// What to believe about that until the peer has said it.
+    pub(crate) fn presume_max_streams(&mut self, most: u32) {
+        self.peer.max_streams = most;
+    }
+
+    /// When the peer lets us send next to nothing, on all streams together: how often it has let us send more so far.
+    pub(crate) fn exhausted(&self) -> Option<u64> {
+        (self.send_window < i64::from(SMALLEST_MAX_FRAME)).then_some(self.grants)
     }
 
     /// Sends a PING, whose answer [`Session::take_pong`] tells. One is under way at most.

@@ -63,6 +63,9 @@ impl Inner {
             Err(_) => return Err(OpenError::Handshake(HandshakeError::Timeout)),
         };
         let session = Rc::new(RefCell::new(Session::new(Role::Dialling, &self.limits)));
+        if let Some(most) = self.presumed_streams(&route.key) {
+            session.borrow_mut().presume_max_streams(most);
+        }
         let link = Link::new(shaken, &session).map_err(OpenError::TunnelLost)?;
         let proof = self.proofs.proven(&proof_key(route, &peer), peer.until);
         let tunnel = Tunnel::new(peer, proof, session);

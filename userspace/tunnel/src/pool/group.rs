@@ -123,6 +123,11 @@ impl Inner {
         Ok(self.groups.borrow_mut().entry(route.key.clone()).or_default().line_up())
     }
 
+    /// How many streams the peer of this key allowed on its last tunnel.
+    pub(super) fn presumed_streams(&self, key: &TunnelKey) -> Option<u32> {
+        self.groups.borrow().get(key)?.tunnels.last().map(|tunnel| tunnel.session.borrow().max_streams())
+    }
+
     /// Until when the peer of this key has proven itself.
     pub(super) fn proven_until(&self, key: &TunnelKey) -> Option<SystemTime> {
         self.groups.borrow().get(key)?.tunnels.iter().map(|tunnel| tunnel.until()).max()

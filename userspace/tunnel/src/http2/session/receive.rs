@@ -392,6 +392,7 @@ impl Session {
         if head.stream == 0 {
             let blocked = self.send_window <= 0;
             self.send_window += i64::from(more);
+            self.grants += 1;
             if self.send_window > LARGEST_WINDOW {
                 return Err(code::FLOW_CONTROL_ERROR);
             }
