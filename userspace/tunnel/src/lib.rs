@@ -10,6 +10,9 @@
 
 pub mod connect;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handshake;
 mod http2;
 mod key;
