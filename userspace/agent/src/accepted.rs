@@ -30,11 +30,11 @@ pub struct Accepted {
 }
 
 impl Accepted {
-    /// Takes a handed-over socket: arms the reset, reads the original destination, closes what called the listener
+    /// Takes a handed-over socket: reads the original destination, closes what called the listener
     /// itself (that would be a loop).
     pub fn take(worker: &Worker, handover: Handover) -> Option<Self> {
         let Handover { socket, peer, listener, direction, pod, slot } = handover;
-        let io = match socket.register().and_then(|io| io.set_zero_linger().map(|()| io)) {
+        let io = match socket.register() {
             Ok(io) => io,
             Err(error) => {
                 tracing::warn!(%error, pod = %pod.uid, "an accepted socket cannot be used");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use culvert_tunnel::{End, Revocation, Side, StreamError, Totals, TunnelStream, passthrough, splice};
+use culvert_tunnel::{AppSocket, End, Revocation, Side, StreamError, Totals, TunnelStream, passthrough, splice};
 use tokio::net::TcpStream;
 
 use crate::{
@@ -24,6 +24,10 @@ pub(crate) async fn carry(pod: TcpStream, far: Legs, mut outcome: Outcome, revoc
     outcome.opened();
     let meter = outcome.meter();
     let totals = match far {
+        // What was accepted is ready by its listener.
+        Legs::Tunnel(stream) if outcome.record.direction == Direction::Outbound => {
+            splice(AppSocket::ready(pod), stream, meter, revocation).await
+        }
         Legs::Tunnel(stream) => splice(pod, stream, meter, revocation).await,
         Legs::Plain(socket) => passthrough(pod, socket, meter, revocation).await,
     };

@@ -40,5 +40,5 @@ pub use pool::{DialWatch, Pool, PoolCount};
 pub use proofs::Proofs;
 pub use revoke::{Revocation, Revoker, revocation};
 pub use serve::{Inbound, Malformed, Offer, Refusal, Server};
-pub use splice::{End, Side, Totals, passthrough, splice};
+pub use splice::{AppSocket, End, Side, Totals, passthrough, splice};
 pub use stream::TunnelStream;

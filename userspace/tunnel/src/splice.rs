@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
+pub use self::socket::AppSocket;
 use crate::{error::StreamError, meter::Meter, revoke::Revocation, stream::TunnelStream};
 
 /// One of the two legs of a connection, as seen from this agent.
@@ -64,8 +65,13 @@ impl End {
 /// Half-close travels both ways (FIN, END_STREAM). A reset of one leg resets the other: RST_STREAM with
 /// CONNECT_ERROR towards the peer, a TCP RST towards the application. `meter` counts while it runs. To be awaited on
 /// the thread and in the `LocalSet` of the tunnel.
-pub async fn splice(app: TcpStream, stream: TunnelStream, meter: Arc<Meter>, revocation: Revocation) -> Totals {
-    carry::Carry::new(app, stream, meter, revocation).run().await
+pub async fn splice(
+    app: impl Into<AppSocket>,
+    stream: TunnelStream,
+    meter: Arc<Meter>,
+    revocation: Revocation,
+) -> Totals {
+    carry::Carry::new(app.into(), stream, meter, revocation).run().await
 }
 
 /// The same between two sockets, for traffic that is let through without mTLS.

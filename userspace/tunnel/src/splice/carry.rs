@@ -16,7 +16,7 @@ use tokio::{io::Interest, net::TcpStream};
 
 use super::{
     End, Side, Totals,
-    socket::{self, Look},
+    socket::{self, AppSocket, Look},
 };
 use crate::{
     error::StreamError,
@@ -76,9 +76,8 @@ impl Near for App {
 }
 
 impl Carry {
-    pub(super) fn new(app: TcpStream, stream: TunnelStream, meter: Arc<Meter>, revocation: Revocation) -> Self {
-        socket::prepare(&app);
-        let app = Rc::new(app);
+    pub(super) fn new(app: AppSocket, stream: TunnelStream, meter: Arc<Meter>, revocation: Revocation) -> Self {
+        let app = Rc::new(app.into_inner());
         let near = App { tcp: Rc::clone(&app), meter: Arc::clone(&meter) };
         stream.session().attach(stream.id(), Box::new(near));
         Self {

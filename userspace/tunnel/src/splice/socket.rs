@@ -19,6 +19,29 @@ use tokio::{
 /// How often a socket that is not being read is asked whether it was reset.
 const LOOK_FOR_RESET: Duration = Duration::from_secs(2);
 
+/// An application's socket, ready to be carried: it does not wait for more before it sends (TCP_NODELAY), and closing it
+/// resets the connection (SO_LINGER with no time) until it has ended well.
+#[derive(Debug)]
+pub struct AppSocket(TcpStream);
+
+impl AppSocket {
+    /// A socket that has both options already; one that was accepted has them from its listener.
+    pub fn ready(tcp: TcpStream) -> Self {
+        Self(tcp)
+    }
+
+    pub(super) fn into_inner(self) -> TcpStream {
+        self.0
+    }
+}
+
+impl From<TcpStream> for AppSocket {
+    fn from(tcp: TcpStream) -> Self {
+        prepare(&tcp);
+        Self(tcp)
+    }
+}
+
 /// Sets a socket up for carrying.
 pub(super) fn prepare(tcp: &TcpStream) {
     // A socket that takes no options is about to fail anyway.
