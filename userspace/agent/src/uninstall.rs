@@ -8,6 +8,7 @@ use culvert_redirect::{Config, HostHooks, Redirect};
 use crate::{
     cni::{CniSettings, Installation, Place},
     enrol::protocol::{self, Request},
+    harden,
     settings::Uninstall,
 };
 
@@ -50,6 +51,7 @@ fn agent_has_done_it(what: &Uninstall) -> anyhow::Result<bool> {
 }
 
 fn let_pods_go(what: &Uninstall) -> anyhow::Result<()> {
+    harden::open_sysctls();
     let config = Config {
         bpffs: what.bpffs.clone(),
         node: what.node.clone(),

@@ -1,6 +1,6 @@
 //! What the control plane says of this node's own pods: written down for the CNI plugin, and compared with what is held.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use culvert_handover::known::Known;
 use culvert_workload::{Phase, Protocol, Workload};
@@ -56,9 +56,10 @@ fn should_be_held(record: &Workload) -> bool {
 /// pods that happen not to be.
 fn known(snapshot: &Snapshot, local: &[Arc<Workload>]) -> Known {
     let enrolled = snapshot.roster.workloads().filter(|one| should_be_held(one));
+    let namespaces: BTreeSet<&str> = enrolled.map(|one| &*one.namespace).collect();
     Known {
         pods: local.iter().map(|one| (one.uid.to_string(), should_be_held(one))).collect(),
-        namespaces: enrolled.map(|one| (one.namespace.to_string(), true)).collect(),
+        namespaces: namespaces.into_iter().map(|name| (name.to_owned(), true)).collect(),
     }
 }
 
