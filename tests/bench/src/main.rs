@@ -28,6 +28,14 @@ struct Arguments {
 enum Role {
     /// Runs the comparison in a lab.
     Run(rig::Arguments),
+    /// Draws table and report once more, of one run or of several put together.
+    Report {
+        /// Files `raw.json`.
+        #[arg(required = true)]
+        raw: Vec<std::path::PathBuf>,
+        #[arg(long)]
+        out: std::path::PathBuf,
+    },
     /// How far apart the cores are, once a second.
     #[command(hide = true)]
     Pulse,
@@ -46,6 +54,7 @@ fn main() -> ExitCode {
             Ok(false) => return ExitCode::FAILURE,
             Err(error) => Err(error),
         },
+        Role::Report { raw, out } => output::Raw::read(&raw).and_then(|raw| output::write(&raw, &out)),
         Role::Pulse => watch_pulse(),
         Role::Serve => serve::run(),
         Role::Load(wanted) => load::run(&wanted),

@@ -19,6 +19,23 @@ pub(crate) struct Raw {
     pub(crate) records: Vec<Record>,
 }
 
+impl Raw {
+    /// Several runs of the same comparison as one: each has rounds of its own.
+    pub(crate) fn read(files: &[std::path::PathBuf]) -> Result<Raw> {
+        let mut all = Raw::default();
+        for file in files {
+            let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+            let one: Raw = serde_json::from_str(&text).with_context(|| format!("{}", file.display()))?;
+            let before = all.records.iter().map(|record| record.round).max().unwrap_or_default();
+            all.records.extend(one.records.into_iter().map(|record| Record { round: record.round + before, ..record }));
+            all.facts.machine.extend(one.facts.machine);
+            all.facts.versions.extend(one.facts.versions);
+            all.facts.settings.extend(one.facts.settings);
+        }
+        Ok(all)
+    }
+}
+
 /// What is read off a run. More is better, or less.
 pub(crate) struct Metric {
     pub(crate) name: &'static str,

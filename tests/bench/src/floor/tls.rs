@@ -94,9 +94,10 @@ pub(crate) struct Tls<S> {
     first: Vec<Range<usize>>,
     /// Opened already, up to here.
     opened: usize,
-    /// Sealed and not sent: from `sent` on.
+    /// Sealed and not sent: from `sent` to `end`.
     out: Vec<u8>,
     sent: usize,
+    end: usize,
 }
 
 impl<S: Side> Tls<S> {
@@ -111,6 +112,7 @@ impl<S: Side> Tls<S> {
             opened: 0,
             out: Vec::new(),
             sent: 0,
+            end: 0,
         };
         let mut ranges = Vec::new();
         loop {
@@ -198,34 +200,33 @@ impl<S: Side> Tls<S> {
         self.opened = 0;
     }
 
-    /// Seals and queues.
+    /// Seals and queues. The buffer only grows, so that nothing is cleared before it is written.
     pub(crate) fn seal(&mut self, plain: &[u8]) -> Result<()> {
-        let begin = self.out.len();
-        let room = plain.len() + OVERHEAD * (plain.len() / (16 << 10) + 1);
-        self.out.resize(begin + room, 0);
+        let room = self.end + plain.len() + OVERHEAD * (plain.len() / (16 << 10) + 1);
+        if self.out.len() < room {
+            self.out.resize(room, 0);
+        }
         let status = self.side.process(&mut []);
         let ConnectionState::WriteTraffic(mut traffic) = status.state? else { bail!("not ready to send") };
-        let length = traffic.encrypt(plain, &mut self.out[begin..]).ok().context("no room for the records")?;
-        self.out.truncate(begin + length);
+        self.end += traffic.encrypt(plain, &mut self.out[self.end..]).ok().context("no room for the records")?;
         Ok(())
     }
 
     /// Bytes that are sealed and not sent.
     pub(crate) fn unsent(&self) -> usize {
-        self.out.len() - self.sent
+        self.end - self.sent
     }
 
     /// Sends what the socket takes.
     pub(crate) fn send(&mut self, mut stream: &TcpStream) -> std::io::Result<()> {
         while self.unsent() > 0 {
-            match stream.write(&self.out[self.sent..]) {
+            match stream.write(&self.out[self.sent..self.end]) {
                 Ok(length) => self.sent += length,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
-        self.out.clear();
-        self.sent = 0;
+        (self.sent, self.end) = (0, 0);
         Ok(())
     }
 }

@@ -23,7 +23,7 @@ const DATA: u8 = 2;
 const FIN: u8 = 3;
 
 /// What is taken from one stream in a turn of the loop, and from all.
-const FROM_ONE: usize = 64 << 10;
+const FROM_ONE: usize = 128 << 10;
 const FROM_ALL: usize = 256 << 10;
 
 /// While more than this waits to be sent, or for one application to read, nothing more is taken.
