@@ -70,6 +70,18 @@ fn pod(name: &str, namespace: &str, node: &str, address: Option<&str>) -> String
     )
 }
 
+/// Writes a pod's address down, so that it is known whether or not anybody reports it.
+pub fn address(manifests: &Path, pod: &str, address: &str) -> Result<()> {
+    let file = manifests.join("pods.yaml");
+    let pods = std::fs::read_to_string(&file)?;
+    let begin = format!("kind: Pod\nmetadata: {{name: {pod},");
+    let parts = pods.split("---\n").map(|part| match part.contains(&begin) {
+        true => format!("{part}status: {{podIP: {address}}}\n"),
+        false => part.to_owned(),
+    });
+    Ok(std::fs::write(&file, parts.collect::<Vec<_>>().join("---\n"))?)
+}
+
 /// Refuses `source` (a service account of `app`) at every pod of `app` from now on.
 pub fn deny(manifests: &Path, source: &str) -> Result<()> {
     let text = format!(

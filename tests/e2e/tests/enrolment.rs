@@ -90,12 +90,7 @@ fn a_change_while_a_pod_is_enrolled_reaches_it() {
              \x20 rules: [{from: [{source: {namespaces: [app]}}]}]\n",
         )?;
         // An address that is written down: no report of it makes another state that would mend what was missed.
-        let pods = std::fs::read_to_string(manifests.join("pods.yaml"))?;
-        let parts = pods.split("---\n").map(|part| match part.contains("kind: Pod\nmetadata: {name: server,") {
-            true => format!("{part}status: {{podIP: 10.244.2.50}}\n"),
-            false => part.to_owned(),
-        });
-        std::fs::write(manifests.join("pods.yaml"), parts.collect::<Vec<_>>().join("---\n"))?;
+        fixture::address(&manifests, "server", "10.244.2.50")?;
         let mesh = Mesh::start(&manifests)?;
         let (client, server) = (mesh.pod("client.app")?, mesh.pod("server.app")?);
         let to = SocketAddr::from((Ipv4Addr::new(10, 244, 2, 50), PORT));
