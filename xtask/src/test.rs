@@ -18,7 +18,8 @@ const SANDBOXES: &str = "2";
 /// What to run.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Only what needs neither root nor the release programs: leaves out the lab, kernel, end-to-end and fuzz tests.
+    /// Only what needs neither root nor the release programs: leaves out the lab, kernel, end-to-end, fuzz and
+    /// cluster tests.
     #[arg(long)]
     fast: bool,
     /// Also the tests that take minutes each (soaks, 1 GiB transfers), and fuzz longer.
@@ -71,6 +72,11 @@ fn suites(wanted: &Arguments, consent: Consent, tally: &mut Tally) -> Result<()>
     tally.run("lab, kernel, end to end", &mut privileged)?;
     if wanted.filters.is_empty() {
         fuzz::run(wanted.long, tally)?;
+        let place = cluster::place::Place::new("suite")?;
+        let all = cluster::suite::Wanted::default();
+        if let Err(error) = cluster::suite::counted(&place, &all, wanted.long, consent, tally) {
+            tally.note("cluster", Err(error));
+        }
     }
     Ok(())
 }
@@ -102,7 +108,9 @@ fn close(wanted: &Arguments, tally: &Tally) -> Result<()> {
         println!("failed: {name}");
     }
     if wanted.fast {
-        println!("left out by --fast: the lab, kernel, end-to-end and fuzz tests");
+        println!("left out by --fast: the lab, kernel, end-to-end, fuzz and cluster tests");
+    } else if !wanted.mutants && !wanted.filters.is_empty() {
+        println!("left out, for words were given: the fuzz and cluster tests (`cargo xtask cluster test WORD...`)");
     }
     if tally.left_out > 0 {
         println!("left out without --long: {} tests", tally.left_out);

@@ -90,7 +90,8 @@ impl Namespace {
             items.push(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}));
         }
         let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
-        self.cluster.apply(&list.to_string()).map(drop)
+        // An account's token is made a moment after the account, and no pod is taken before.
+        within(Duration::from_secs(30), "tokens of the accounts", || self.cluster.apply(&list.to_string()).map(drop))
     }
 
     /// Makes pods and waits until they are ready.
