@@ -1,13 +1,11 @@
-//! What happens on a node around the agent: the CNI plugin, pods that run already, the listener keeper, uninstalling.
+//! What happens on a node around the agent: the CNI plugin, pods that run already, kubelet's probes, uninstalling.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use culvert_e2e::fixture;
@@ -31,18 +29,6 @@ fn captured(mesh: &Mesh, node: &str) -> Result<Vec<String>> {
     let pods = status["pods"].as_array().cloned().unwrap_or_default();
     let captured = pods.iter().filter(|pod| pod["captured"] == true);
     Ok(captured.map(|pod| pod["name"].as_str().unwrap_or_default().to_owned()).collect())
-}
-
-/// What the node's agent measures.
-fn metrics(node: &Node) -> Result<String> {
-    node.netns().enter(|| {
-        let mut stream = TcpStream::connect("127.0.0.1:15020")?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(text)
-    })
 }
 
 /// The culvert rules of a pod's namespace.
@@ -362,152 +348,6 @@ fn kubelets_probes_pass_by_the_cgroup_that_the_agent_finds_and_follow_it_when_ku
         wait_until("the restarted kubelet's probe passes", Duration::from_secs(10), || call_from(&second, &node, to))?;
         ensure!(!call_from(&other, &node, to)?, "another process of the node came in by kubelet's way");
         drop((pretender, elsewhere));
-        Ok(())
-    })
-}
-
-/// One attempt of a steady stream of new connections.
-#[derive(Debug, Clone)]
-struct Attempt {
-    begun: Instant,
-    connected: Option<Duration>,
-    answered: Option<Duration>,
-    error: Option<String>,
-}
-
-/// New connections, one every 25 ms, each on a thread of its own.
-struct Stream {
-    attempts: Arc<Mutex<Vec<Attempt>>>,
-    stop: Arc<AtomicBool>,
-    worker: std::thread::JoinHandle<()>,
-}
-
-impl Stream {
-    fn start(netns: &Netns, to: SocketAddr) -> Stream {
-        let (attempts, stop) = (Arc::<Mutex<Vec<Attempt>>>::default(), Arc::<AtomicBool>::default());
-        let (all, stopped, netns) = (attempts.clone(), stop.clone(), netns.clone());
-        let worker = std::thread::spawn(move || {
-            let mut running = Vec::new();
-            while !stopped.load(Ordering::Relaxed) {
-                let (netns, all) = (netns.clone(), all.clone());
-                running.push(std::thread::spawn(move || {
-                    let attempt = attempt(&netns, to);
-                    all.lock().unwrap().push(attempt);
-                }));
-                std::thread::sleep(Duration::from_millis(25));
-            }
-            running.into_iter().for_each(|one| one.join().unwrap());
-        });
-        Stream { attempts, stop, worker }
-    }
-
-    /// All attempts, once the last one has ended.
-    fn finish(self) -> Vec<Attempt> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.worker.join().unwrap();
-        std::mem::take(&mut *self.attempts.lock().unwrap())
-    }
-}
-
-fn attempt(netns: &Netns, to: SocketAddr) -> Attempt {
-    let begun = Instant::now();
-    let mut attempt = Attempt { begun, connected: None, answered: None, error: None };
-    let mut talk = || -> Result<()> {
-        let mut stream = netns.enter(|| Ok(TcpStream::connect_timeout(&to, Duration::from_secs(15))?))?;
-        attempt.connected = Some(begun.elapsed());
-        stream.set_read_timeout(Some(Duration::from_secs(15)))?;
-        ping(&mut stream, b"hello")?;
-        attempt.answered = Some(begun.elapsed());
-        Ok(())
-    };
-    attempt.error = talk().err().map(|error| format!("{error:#}"));
-    attempt
-}
-
-fn keeper(node: &Node) -> Result<(Process, String)> {
-    let socket = format!("/run/culvert-keeper-{}/keep.sock", node.name());
-    let program = Programs::find()?.path("culvert-keeper");
-    let name = format!("keeper-{}", node.name());
-    let mut process = Process::start(node.netns(), &name, program, &["--socket", &socket])?;
-    process.wait_for_log("ready", Duration::from_secs(5))?;
-    Ok((process, socket))
-}
-
-#[test]
-fn t19_while_an_agent_is_dead_new_connections_wait_and_none_is_refused() {
-    in_sandbox!(|| {
-        let mut mesh = Mesh::start(&fixture::manifests(&PODS)?)?;
-        let nodes = mesh.lab.nodes().to_vec();
-        let keepers = nodes.iter().map(keeper).collect::<Result<Vec<_>>>()?;
-        for (node, (_, socket)) in nodes.iter().zip(&keepers) {
-            mesh.agents.get_mut(node.name()).unwrap().process.kill9()?;
-            mesh.start_agent_with(node, &["--keeper", socket])?;
-        }
-        let client = mesh.pod("client.app")?.pod.netns().clone();
-        let to = SocketAddr::from((mesh.pod("server.app")?.pod.ip4(), PORT));
-        let _server = Server::start(mesh.pod("server.app")?.pod.netns(), PORT, echo)?;
-        ping(&mut connect(&client, to)?, b"it works")?;
-        for (node, (_, socket)) in nodes.iter().zip(&keepers) {
-            for graceful in [false, true] {
-                let stream = Stream::start(&client, to);
-                std::thread::sleep(Duration::from_millis(300));
-                let agent = &mut mesh.agents.get_mut(node.name()).unwrap().process;
-                if graceful {
-                    agent.terminate(Duration::from_secs(15))?;
-                } else {
-                    agent.kill9()?;
-                }
-                let dead = Instant::now();
-                std::thread::sleep(Duration::from_millis(1_500));
-                mesh.start_agent_with(node, &["--keeper", socket])?;
-                let alive = Instant::now();
-                std::thread::sleep(Duration::from_millis(500));
-                let attempts = stream.finish();
-                judge(node.name(), graceful, &attempts, dead, alive)?;
-            }
-        }
-        Ok(())
-    })
-}
-
-fn judge(node: &str, graceful: bool, attempts: &[Attempt], dead: Instant, alive: Instant) -> Result<()> {
-    let during: Vec<&Attempt> = attempts.iter().filter(|one| one.begun > dead && one.begun < alive).collect();
-    ensure!(during.len() > 20, "only {} attempts while the agent of {node} was dead", during.len());
-    let refused: Vec<&&Attempt> = during.iter().filter(|one| one.error.is_some()).collect();
-    ensure!(refused.is_empty(), "{node}: {} of {} failed: {:?}", refused.len(), during.len(), refused.first());
-    // Taken by the kernel on behalf of a listener that somebody holds, not after SYN retries.
-    let slowest = during.iter().filter_map(|one| one.connected).max().unwrap_or_default();
-    ensure!(slowest < Duration::from_millis(700), "{node}: a connection was taken only after {slowest:?}");
-    let broken = attempts.iter().filter(|one| one.error.is_some()).count();
-    let answered = during.iter().filter_map(|one| one.answered).max().unwrap_or_default();
-    println!(
-        "{node}, graceful {graceful}: {} began while it was dead, taken within {slowest:?}, answered within {answered:?}; \
-         {broken} that were under way broke",
-        during.len()
-    );
-    Ok(())
-}
-
-#[test]
-fn a_keeper_that_was_restarted_is_told_again_and_forgets_pods_that_are_gone() {
-    in_sandbox!(|| {
-        let mut mesh = Mesh::start(&fixture::manifests(&PODS)?)?;
-        let node = mesh.lab.node(1).clone();
-        let (mut first, socket) = keeper(&node)?;
-        mesh.agents.get_mut("node1").unwrap().process.kill9()?;
-        mesh.start_agent_with(&node, &["--keeper", &socket])?;
-        let kept = |wanted: u64| {
-            let metrics = metrics(&node)?;
-            let line = metrics.lines().find(|line| line.starts_with("culvert_pods_kept ")).context("no such metric")?;
-            Ok(line.ends_with(&format!(" {wanted}")))
-        };
-        wait_until("the pod's listeners are kept", Duration::from_secs(12), || kept(1))?;
-        first.kill9()?;
-        let (_second, _) = keeper(&node)?;
-        wait_until("the next keeper has them", Duration::from_secs(20), || kept(1))?;
-        let runtime = Runtime::new(&mesh)?;
-        runtime.expect("DEL", mesh.pod("client.app")?, "")?;
-        wait_until("nothing is kept of a pod that is gone", Duration::from_secs(12), || kept(0))?;
         Ok(())
     })
 }
