@@ -44,6 +44,9 @@ impl Watch {
 pub(crate) struct Usage {
     /// Core-seconds of the whole machine that were not idle.
     pub(crate) machine: f64,
+    /// Core-seconds outside of interrupts that none of the watched processes and not the load itself used.
+    #[serde(default)]
+    pub(crate) foreign: f64,
     /// Core-seconds that the hypervisor gave to others.
     pub(crate) stolen: f64,
     /// Core-seconds by watched name.
@@ -71,7 +74,9 @@ pub(crate) struct Meter {
 #[derive(Clone, Debug)]
 struct Reading {
     busy: f64,
+    interrupts: f64,
     stolen: f64,
+    load: f64,
     processes: Vec<f64>,
 }
 
@@ -99,10 +104,14 @@ impl Meter {
         let (since, before) = self.begun.as_ref().context("the window was never opened")?;
         let seconds = since.elapsed().as_secs_f64();
         let after = self.read()?;
+        let ours: f64 = after.processes.iter().sum::<f64>() - before.processes.iter().sum::<f64>();
+        let ours = ours + after.load - before.load;
+        let machine = after.busy - before.busy;
         let names = self.watched.iter().map(|watch| watch.name.clone());
         let used = before.processes.iter().zip(&after.processes).map(|(before, after)| after - before);
         Ok(Usage {
-            machine: after.busy - before.busy,
+            machine,
+            foreign: (machine - (after.interrupts - before.interrupts) - ours).max(0.0),
             stolen: after.stolen - before.stolen,
             processes: names.zip(used).collect(),
             resident: self.resident(),
@@ -114,18 +123,19 @@ impl Meter {
 
     fn read(&self) -> Result<Reading> {
         let stat = read_to_string("/proc/stat")?;
-        let (busy, stolen) = machine(&stat).context("/proc/stat has no line for all processors")?;
+        let (busy, interrupts, stolen) = machine(&stat).context("/proc/stat has no line for all processors")?;
         let processes = self.watched.iter().map(|watch| watch.pids.iter().map(|pid| process(*pid)).sum()).collect();
-        Ok(Reading { busy, stolen, processes })
+        let load = process(i32::try_from(std::process::id())?);
+        Ok(Reading { busy, interrupts, stolen, load, processes })
     }
 }
 
-/// Busy and stolen core-seconds since boot.
-fn machine(stat: &str) -> Option<(f64, f64)> {
+/// Busy core-seconds since boot, those of them in interrupts, and stolen ones.
+fn machine(stat: &str) -> Option<(f64, f64, f64)> {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
     let ticks: Vec<f64> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
     let [user, nice, system, _idle, _waiting, irq, softirq, stolen, ..] = ticks.as_slice() else { return None };
-    Some(((user + nice + system + irq + softirq) / TICKS, stolen / TICKS))
+    Some(((user + nice + system + irq + softirq) / TICKS, (irq + softirq) / TICKS, stolen / TICKS))
 }
 
 /// Core-seconds of a process with all threads that it has now and all that it has had: ended ones are only in `stat`.
@@ -157,7 +167,7 @@ mod tests {
     #[test]
     fn idle_and_stolen_time_is_not_busy_time() {
         let stat = "cpu  100 10 200 5000 7 3 50 20 0 0\ncpu0 1 2 3\n";
-        assert_eq!(machine(stat), Some((3.63, 0.2)));
+        assert_eq!(machine(stat), Some((3.63, 0.53, 0.2)));
     }
 
     #[test]

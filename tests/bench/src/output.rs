@@ -289,5 +289,8 @@ pub(crate) fn short(figure: f64) -> String {
 /// The one rule that drops runs, and how many it has dropped.
 pub(crate) fn moved(raw: &Raw) -> String {
     let moved = raw.records.iter().filter(|record| record.moved).count();
-    format!("{moved} of {} runs do not count: the host moved the cores within their block", raw.records.len())
+    format!(
+        "{moved} of {} runs do not count: within their block the host moved the cores or somebody else used them",
+        raw.records.len()
+    )
 }

@@ -17,7 +17,10 @@ use crate::pulse::{self, Distance};
 /// How long the machine is left alone between two runs.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// How often a block is tried again after the host has moved the cores.
+/// Cores that somebody else may use meanwhile. The accounting itself is off by some hundredths.
+const FOREIGN: f64 = 0.15;
+
+/// How often a block is tried again after the host has moved the cores or somebody else has used them.
 const TRIES: usize = 6;
 
 /// How long to wait for the placement of cores that was asked for.
@@ -35,7 +38,8 @@ pub(crate) struct Record {
     pub(crate) beside: Option<Outcome>,
     /// Where the cores were before the run.
     pub(crate) cores: Distance,
-    /// The host moved the cores within the block: none of the block's figures counts, whatever they are.
+    /// The host moved the cores within the block, or somebody else used them: none of the block's figures counts, whatever
+    /// they are.
     #[serde(default)]
     pub(crate) moved: bool,
 }
@@ -64,7 +68,7 @@ pub(crate) fn run(found: &[Found], workloads: &[Workload], wanted: &Arguments) -
     Ok(records)
 }
 
-/// Every contender once. It ends early when the cores have moved, and then counts for nothing.
+/// Every contender once. It ends early when the cores have moved or were busy, and then counts for nothing.
 fn block(round: usize, turn: &[&Found], workload: &Workload, wanted: &Arguments) -> Result<Vec<Record>> {
     let cores = placement(wanted.cores)?;
     let mut records = Vec::new();
@@ -73,9 +77,11 @@ fn block(round: usize, turn: &[&Found], workload: &Workload, wanted: &Arguments)
         let (outcome, beside) = measure(one, workload, wanted)
             .with_context(|| format!("{} under {}, round {round}", one.name(), workload.name))?;
         let (workload, contender) = (workload.name.clone(), one.name().to_owned());
+        // With a second load its processor time is not the first one's.
+        let busy = beside.is_none() && outcome.usage.foreign > FOREIGN * outcome.usage.seconds;
         records.push(Record { round, workload, contender, outcome, beside, cores, moved: false });
         std::thread::sleep(PAUSE);
-        moved = pulse::distance()? != cores;
+        moved = busy || pulse::distance()? != cores;
         if moved {
             break;
         }
