@@ -42,8 +42,8 @@ impl Decoder {
     fn literal(&mut self, block: &mut &[u8], index: bool, take: &mut impl FnMut(&[u8], &[u8])) -> Result<(), Broken> {
         let known = integer(block, if index { 6 } else { 4 })?;
         let name = match known {
-            0 => string(block)?,
-            known => self.table.get(known).ok_or(Broken)?.0.to_vec(),
+            0 => string(block)?.into(),
+            known => self.table.name(known).ok_or(Broken)?,
         };
         let value = string(block)?;
         take(&name, &value);

@@ -1,6 +1,6 @@
 //! The static table (RFC 7541 appendix A) and the one that grows with the connection (section 2.3.2).
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, rc::Rc};
 
 /// What a table entry costs besides its text (RFC 7541 section 4.1), in bytes.
 const OVERHEAD: usize = 32;
@@ -74,7 +74,7 @@ const STATIC: [(&str, &str); 61] = [
 /// Entries that the peer has told us to remember, the newest first.
 #[derive(Debug)]
 pub(super) struct Table {
-    entries: VecDeque<(Vec<u8>, Vec<u8>)>,
+    entries: VecDeque<(Rc<[u8]>, Vec<u8>)>,
     size: usize,
     limit: usize,
 }
@@ -95,8 +95,17 @@ impl Table {
         }
     }
 
+    /// The name of entry `index`. Not a copy: a block may name one large entry thousands of times.
+    pub(super) fn name(&self, index: usize) -> Option<Rc<[u8]>> {
+        let index = index.checked_sub(1)?;
+        match STATIC.get(index) {
+            Some((name, _)) => Some(name.as_bytes().into()),
+            None => self.entries.get(index - STATIC.len()).map(|(name, _)| name.clone()),
+        }
+    }
+
     /// Adds an entry and drops the oldest for it. One that is larger than the table empties it (section 4.4).
-    pub(super) fn add(&mut self, name: Vec<u8>, value: Vec<u8>) {
+    pub(super) fn add(&mut self, name: Rc<[u8]>, value: Vec<u8>) {
         let cost = cost(&name, &value);
         self.shrink(self.limit.saturating_sub(cost));
         if cost <= self.limit {
