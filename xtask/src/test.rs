@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
     /// cluster tests.
     #[arg(long)]
     fast: bool,
-    /// Also the tests that take minutes each (soaks, 1 GiB transfers), and fuzz longer.
+    /// Also the tests that take minutes each (soaks, 1 GiB transfers), fuzz longer, and test on a real Kubernetes.
     #[arg(long)]
     long: bool,
     /// Instead: apply each patch of tests/mutants to a copy and demand that its test fails.
@@ -72,11 +72,19 @@ fn suites(wanted: &Arguments, consent: Consent, tally: &mut Tally) -> Result<()>
     tally.run("lab, kernel, end to end", &mut privileged)?;
     if wanted.filters.is_empty() {
         fuzz::run(wanted.long, tally)?;
-        let place = cluster::place::Place::new("suite")?;
-        let all = cluster::suite::Wanted::default();
-        if let Err(error) = cluster::suite::counted(&place, &all, wanted.long, consent, tally) {
-            tally.note("cluster", Err(error));
-        }
+    }
+    if wanted.long && wanted.filters.is_empty() {
+        on_a_cluster(consent, tally)?;
+    }
+    Ok(())
+}
+
+/// Kubernetes is built from source the first time, which takes long.
+fn on_a_cluster(consent: Consent, tally: &mut Tally) -> Result<()> {
+    let place = cluster::place::Place::new("suite")?;
+    let all = cluster::suite::Wanted::default();
+    if let Err(error) = cluster::suite::counted(&place, &all, true, consent, tally) {
+        tally.note("cluster", Err(error));
     }
     Ok(())
 }
@@ -110,7 +118,10 @@ fn close(wanted: &Arguments, tally: &Tally) -> Result<()> {
     if wanted.fast {
         println!("left out by --fast: the lab, kernel, end-to-end, fuzz and cluster tests");
     } else if !wanted.mutants && !wanted.filters.is_empty() {
-        println!("left out, for words were given: the fuzz and cluster tests (`cargo xtask cluster test WORD...`)");
+        println!("left out, for words were given: the fuzz tests");
+    }
+    if !wanted.mutants && !(wanted.long && wanted.filters.is_empty()) {
+        println!("left out without --long: the tests on a Kubernetes cluster (`cargo xtask cluster test`)");
     }
     if tally.left_out > 0 {
         println!("left out without --long: {} tests", tally.left_out);
