@@ -120,7 +120,8 @@ fn close(wanted: &Arguments, tally: &Tally) -> Result<()> {
     } else if !wanted.mutants && !wanted.filters.is_empty() {
         println!("left out, for words were given: the fuzz tests");
     }
-    if !wanted.mutants && !(wanted.long && wanted.filters.is_empty()) {
+    let on_a_cluster = wanted.long && wanted.filters.is_empty();
+    if !(wanted.mutants || on_a_cluster) {
         println!("left out without --long: the tests on a Kubernetes cluster (`cargo xtask cluster test`)");
     }
     if tally.left_out > 0 {

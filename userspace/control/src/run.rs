@@ -75,9 +75,9 @@ pub async fn serve(args: Run, stop: impl Future<Output = ()>) -> anyhow::Result<
     };
     let domain = trust_domain(&args.mesh, Authority::trust_domain_of(&state)?, catalog)?;
     let authority = Arc::new(Authority::open(state.clone(), domain.clone(), ISSUING_LIFE, now)?);
-    // Each change of the roots is another generation, so this is beyond all that agents have seen.
-    let sequence = kept.generation + 1;
-    let bundle = TrustBundle { trust_domain: domain.clone(), authorities: authority.roots().ders, sequence };
+    let authorities = authority.roots().ders;
+    let sequence = kept.sequence_of(&authorities);
+    let bundle = TrustBundle { trust_domain: domain.clone(), authorities, sequence };
     let sources = Sources { state: state.clone(), overrides: overrides(&args.mesh, domain), bundle };
     let (owner, published) = Owner::new(sources, kept, reading)?;
     let (changes, queue) = mpsc::channel(64);

@@ -7,6 +7,8 @@ use culvert_workload::WorkloadUid;
 use serde::{Deserialize, Serialize};
 
 use super::Reported;
+use culvert_wire::TrustBundle;
+
 use crate::state_dir::{StateDir, StateError};
 
 const FILE: &str = "last-good.json";
@@ -21,6 +23,19 @@ pub struct Kept {
     pub catalog: Catalog,
     /// What agents had reported.
     pub reported: Reported,
+    /// The trust bundle's roots, and which edition of them it was.
+    pub roots: Option<(Vec<Vec<u8>>, u64)>,
+}
+
+impl Kept {
+    /// The edition of a bundle with these roots: the one that agents have, or one beyond all that they have seen (each
+    /// change of the roots is another generation as well).
+    pub fn sequence_of(&self, roots: &[Vec<u8>]) -> u64 {
+        match &self.roots {
+            Some((kept, sequence)) if kept == roots => *sequence,
+            _ => self.generation + 1,
+        }
+    }
 }
 
 /// Why what was kept cannot be used.
@@ -50,6 +65,15 @@ struct OnDisk {
     generation: u64,
     objects: Vec<SavedObject>,
     reported: BTreeMap<String, BTreeMap<String, Vec<IpAddr>>>,
+    #[serde(default)]
+    roots: Option<RootsOnDisk>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RootsOnDisk {
+    /// DER, in hex.
+    authorities: Vec<String>,
+    sequence: u64,
 }
 
 /// Loads what was kept; nothing where there is nothing.
@@ -66,7 +90,12 @@ pub fn load(state: &StateDir) -> Result<Kept, KeepError> {
     let pods = |pods: BTreeMap<String, Vec<IpAddr>>| {
         pods.into_iter().map(|(uid, addresses)| (WorkloadUid::new(&uid), addresses)).collect()
     };
+    let roots = |roots: RootsOnDisk| {
+        let ders = roots.authorities.iter().map(hex::decode).collect::<Result<_, _>>();
+        ders.map(|ders| (ders, roots.sequence)).map_err(|error| KeepError::Format(format!("a root: {error}")))
+    };
     Ok(Kept {
+        roots: on_disk.roots.map(roots).transpose()?,
         generation: on_disk.generation,
         catalog: Catalog::restore(on_disk.objects),
         reported: on_disk.reported.into_iter().map(|(node, of_node)| (node, pods(of_node))).collect(),
@@ -74,7 +103,13 @@ pub fn load(state: &StateDir) -> Result<Kept, KeepError> {
 }
 
 /// Replaces what was kept.
-pub(super) fn save(state: &StateDir, generation: u64, catalog: &Catalog, reported: &Reported) -> Result<(), KeepError> {
+pub(super) fn save(
+    state: &StateDir,
+    generation: u64,
+    catalog: &Catalog,
+    reported: &Reported,
+    bundle: &TrustBundle,
+) -> Result<(), KeepError> {
     let pods = |pods: &BTreeMap<WorkloadUid, Vec<IpAddr>>| {
         pods.iter().map(|(uid, addresses)| (uid.to_string(), addresses.clone())).collect()
     };
@@ -83,6 +118,10 @@ pub(super) fn save(state: &StateDir, generation: u64, catalog: &Catalog, reporte
         generation,
         objects: catalog.saved(),
         reported: reported.iter().map(|(node, of_node)| (node.clone(), pods(of_node))).collect(),
+        roots: Some(RootsOnDisk {
+            authorities: bundle.authorities.iter().map(hex::encode).collect(),
+            sequence: bundle.sequence,
+        }),
     };
     let bytes = serde_json::to_vec(&on_disk).map_err(|error| KeepError::Format(error.to_string()))?;
     Ok(state.write(FILE, &bytes)?)

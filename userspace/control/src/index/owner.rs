@@ -153,7 +153,8 @@ impl Owner {
     }
 
     fn keep(&self, generation: u64) -> Result<(), KeepError> {
-        keep::save(&self.sources.state, generation, &self.catalog, &self.reported).inspect_err(|error| {
+        let Sources { state, bundle, .. } = &self.sources;
+        keep::save(state, generation, &self.catalog, &self.reported, bundle).inspect_err(|error| {
             tracing::error!(
                 reason = error.reason(), %error,
                 "the last good state cannot be kept on disk: agents are told nothing new until it can"
