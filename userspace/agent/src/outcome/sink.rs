@@ -12,8 +12,8 @@ use crate::metrics::{Metrics, Own, Series};
 /// Whether the connection stood from end to end, and where it is counted.
 pub(super) type Opened = (bool, Option<Arc<Series>>);
 
-/// Outcomes that the ring keeps.
-const RECENT: usize = 1024;
+/// Outcomes that the ring keeps. Each pins the page of the heap that it was written to long after its connection.
+const RECENT: usize = 512;
 
 /// Takes every outcome of the agent.
 #[derive(Debug)]
