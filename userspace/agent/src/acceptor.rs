@@ -10,7 +10,6 @@ use std::{
 };
 
 use culvert_redirect::Listeners;
-use socket2::SockRef;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -82,7 +81,6 @@ impl Acceptor {
 
     async fn accept_all(&self, home: &Rc<Worker>, listener: TcpListener) -> io::Result<()> {
         let own = listener.local_addr()?;
-        inherit(&listener)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         loop {
             match listener.accept().await {
@@ -140,10 +138,6 @@ impl Acceptor {
     /// Gives a connection that was accepted elsewhere the same way.
     fn adopt(&self, socket: TcpStream, listener: SocketAddr) -> io::Result<()> {
         let peer = socket.peer_addr()?;
-        // It came before its listener's sockets were made ready.
-        let ready = SockRef::from(&socket);
-        ready.set_linger(Some(Duration::ZERO))?;
-        ready.set_tcp_nodelay(true)?;
         socket.set_nonblocking(true)?;
         let slot = self.pod.places.take().ok_or_else(|| io::Error::other("no place for another connection"))?;
         self.hand_over(socket, peer, listener, slot);
@@ -162,14 +156,6 @@ pub(crate) fn adopt(early: Vec<TcpStream>, pod: &Arc<Pod>, shared: &Arc<Shared>,
             tracing::info!(%error, pod = %pod.uid, "a connection opened during enrolment is reset");
         }
     }
-}
-
-/// What each socket gets from its listener at the moment it is accepted: closing it resets the connection, so that
-/// nothing ends it cleanly that has not carried it, and small messages do not wait for more.
-fn inherit(listener: &TcpListener) -> io::Result<()> {
-    let socket = SockRef::from(listener);
-    socket.set_linger(Some(Duration::ZERO))?;
-    socket.set_tcp_nodelay(true)
 }
 
 /// The client gave up before it was accepted, or the like: nothing is wrong with the listener.

@@ -50,7 +50,10 @@ pub fn start(settings: &Settings) -> Arc<Log> {
     let last = log.clone();
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |what| {
-        last.flush();
+        // Should this very thread hold the lock, waiting for it would turn a panic into a hang.
+        if let Ok(mut waiting) = last.waiting.try_lock() {
+            Log::write(&std::mem::take(&mut *waiting));
+        }
         usual(what);
     }));
     log

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 use culvert_abi::{AGENT_MARK, AGENT_TAG, slot};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -41,6 +42,10 @@ fn listener(family: Family, direction: Direction) -> io::Result<TcpListener> {
     if family == Family::V6 {
         socket.set_only_v6(true)?;
     }
+    // Accepted sockets have these from their first moment, also those that wait before anybody accepts: closing one resets
+    // the connection, so that nothing ends it cleanly that has not carried it, and small messages do not wait for more.
+    socket.set_linger(Some(Duration::ZERO))?;
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
