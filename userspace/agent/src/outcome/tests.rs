@@ -74,7 +74,7 @@ fn the_ring_keeps_the_newest() {
     }
     begin(&sink, Direction::Inbound).deny("last");
     let recent = sink.recent();
-    assert_eq!(recent.len(), 1024);
+    assert_eq!(recent.len(), 512);
     assert_eq!(recent.last().and_then(|record| record.reason.as_deref()), Some("last"));
 }
 
