@@ -9,10 +9,16 @@
 //!
 //! The words after `Caught-by:` go to `cargo test`. They must pass on the tree as it is and fail, with a failed test and
 //! not with a compiler error, once the patch is applied to a copy. Each distinct command is tried once on the copy as it
-//! is; after that each mutant costs one build of what it changes.
+//! is, all of them before the first patch; after that each mutant costs one build of what it changes.
+//!
+//! A whole run takes hours. What was caught is kept with a digest of the tree, and a run on the same tree goes on where the
+//! one before was ended.
 
 use std::cell::Cell;
-use std::collections::{HashMap, HashSet};
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::{Hash as _, Hasher as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,20 +30,54 @@ use crate::{demo, paths, shell};
 /// Longest run of one command. A mutant that makes a test hang was not noticed by that test.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// Nobody steps through a mutant: line tables would only cost time at each link.
+const NO_LINES: (&str, &str) = ("CARGO_PROFILE_DEV_DEBUG", "0");
+
 /// Runs every patch whose file name contains one of `filters` (all without a filter).
 pub(crate) fn run(filters: &[String], tally: &mut Tally) -> Result<()> {
     let patches = patches(filters)?;
     let copy = Copy::make()?;
+    let mut caught = Caught::of(&copy)?;
+    let (before, left): (Vec<_>, Vec<_>) = patches.into_iter().partition(|patch| caught.has(patch));
+    for patch in &before {
+        println!("=== mutant {}: caught before, on this same tree", patch.name);
+        tally.note(&patch.name, Ok(()));
+    }
+    let commands: BTreeSet<_> = left.iter().map(|patch| patch.command.as_str()).collect();
     let mut unchanged = HashMap::new();
-    for patch in &patches {
-        let name = patch.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        println!("\n=== mutant {name}");
-        tally.note(&name, judge(&copy, patch, &mut unchanged));
+    for command in commands {
+        unchanged.insert(command.to_owned(), copy.test(command)?);
+    }
+    for (number, patch) in left.iter().enumerate() {
+        println!("\n=== mutant {} of {}: {}", number + 1, left.len(), patch.name);
+        let outcome = judge(&copy, patch, &unchanged).and_then(|()| caught.keep(patch));
+        tally.note(&patch.name, outcome);
     }
     Ok(())
 }
 
-fn patches(filters: &[String]) -> Result<Vec<PathBuf>> {
+/// One file of `tests/mutants`.
+struct Patch {
+    path: PathBuf,
+    name: String,
+    text: String,
+    /// What it takes out.
+    removes: String,
+    /// The words for `cargo test`.
+    command: String,
+}
+
+impl Patch {
+    fn read(path: PathBuf) -> Result<Patch> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(&path)?;
+        let header = |key| header(&text, key).with_context(|| name.clone()).map(str::to_owned);
+        let (removes, command) = (header("Removes")?, header("Caught-by")?);
+        Ok(Patch { path, name, text, removes, command })
+    }
+}
+
+fn patches(filters: &[String]) -> Result<Vec<Patch>> {
     let folder = paths::root().join("tests/mutants");
     let mut patches = Vec::new();
     for entry in std::fs::read_dir(&folder).with_context(|| format!("{} is missing", folder.display()))? {
@@ -45,10 +85,10 @@ fn patches(filters: &[String]) -> Result<Vec<PathBuf>> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let wanted = filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
         if name.ends_with(".patch") && wanted {
-            patches.push(path);
+            patches.push(Patch::read(path)?);
         }
     }
-    patches.sort();
+    patches.sort_by(|one, other| one.name.cmp(&other.name));
     ensure!(!patches.is_empty(), "no patch in {} fits", folder.display());
     Ok(patches)
 }
@@ -64,22 +104,17 @@ fn header<'a>(patch: &'a str, key: &str) -> Result<&'a str> {
 }
 
 /// `unchanged` holds, by command, what the copy says without any patch.
-fn judge(copy: &Copy, patch: &Path, unchanged: &mut HashMap<String, Tally>) -> Result<()> {
-    let text = std::fs::read_to_string(patch)?;
-    println!("removes {}", header(&text, "Removes")?);
-    let command = header(&text, "Caught-by")?;
-    if !unchanged.contains_key(command) {
-        unchanged.insert(command.to_owned(), copy.test(command)?);
-    }
-    let before = &unchanged[command];
+fn judge(copy: &Copy, patch: &Patch, unchanged: &HashMap<String, Tally>) -> Result<()> {
+    println!("removes {}", patch.removes);
+    let before = unchanged.get(&patch.command).context("its command was not tried without the patch")?;
     ensure!(
         before.failed == 0 && before.passed > 0,
         "before the patch {} passed and {} failed: it proves nothing",
         before.passed,
         before.failed
     );
-    let saved = copy.save(&text)?;
-    let after = copy.apply(patch).and_then(|()| copy.test(command));
+    let saved = copy.save(&patch.text)?;
+    let after = copy.apply(patch).and_then(|()| copy.test(&patch.command));
     copy.put_back(&saved)?;
     let after = after?;
     let named: Vec<_> = after.names.iter().filter(|name| !name.ends_with(UNFINISHED)).map(String::as_str).collect();
@@ -93,6 +128,44 @@ fn judge(copy: &Copy, patch: &Path, unchanged: &mut HashMap<String, Tally>) -> R
     Ok(())
 }
 
+/// What was caught already on the tree as it is.
+struct Caught {
+    file: PathBuf,
+    tree: u64,
+    known: HashSet<(String, u64)>,
+}
+
+impl Caught {
+    fn of(copy: &Copy) -> Result<Caught> {
+        let (file, tree) = (paths::target().join("mutants/caught"), copy.digest()?);
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let line = |line: &str| {
+            let mut words = line.split_whitespace();
+            let of = u64::from_str_radix(words.next()?, 16).ok()?;
+            let patch = u64::from_str_radix(words.next()?, 16).ok()?;
+            (of == tree).then_some((words.next()?.to_owned(), patch))
+        };
+        let known = text.lines().filter_map(line).collect();
+        Ok(Caught { file, tree, known })
+    }
+
+    fn has(&self, patch: &Patch) -> bool {
+        self.known.contains(&(patch.name.clone(), digest(patch.text.as_bytes())))
+    }
+
+    fn keep(&mut self, patch: &Patch) -> Result<()> {
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&self.file)?;
+        writeln!(file, "{:016x} {:016x} {}", self.tree, digest(patch.text.as_bytes()), patch.name)?;
+        Ok(())
+    }
+}
+
+fn digest(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// The files that a patch changes.
 fn changed(patch: &str) -> impl Iterator<Item = &str> {
     patch.lines().filter_map(|line| line.strip_prefix("+++ b/")).map(|file| file.split('\t').next().unwrap_or(file))
@@ -101,6 +174,8 @@ fn changed(patch: &str) -> impl Iterator<Item = &str> {
 /// A copy of the tree's tracked and new files, built in a target folder of its own.
 struct Copy {
     place: PathBuf,
+    /// What belongs to it, by name.
+    files: BTreeSet<PathBuf>,
     /// Sources of the BPF programs have changed since these were built.
     stale: Cell<bool>,
 }
@@ -115,13 +190,26 @@ impl Copy {
             std::fs::create_dir_all(place.join("target"))?;
             std::os::unix::fs::symlink(paths::target().join("tools"), tools)?;
         }
-        let copy = Copy { place, stale: Cell::new(true) };
+        let mut copy = Copy { place, files: BTreeSet::new(), stale: Cell::new(true) };
         copy.take()?;
         Ok(copy)
     }
 
+    /// Tells this tree from every other. The patches themselves and what is written for people does not count.
+    fn digest(&self) -> Result<u64> {
+        let mut hasher = DefaultHasher::new();
+        for file in &self.files {
+            let name = file.strip_prefix(&self.place)?;
+            if name.starts_with("tests/mutants") || name.extension().is_some_and(|extension| extension == "md") {
+                continue;
+            }
+            (name, std::fs::read(file)?).hash(&mut hasher);
+        }
+        Ok(hasher.finish())
+    }
+
     /// Makes the copy equal to the tree. What is equal already is left alone, so that only what differs is built again.
-    fn take(&self) -> Result<()> {
+    fn take(&mut self) -> Result<()> {
         let listed = shell::output(shell::program("git").args([
             "ls-files",
             "--cached",
@@ -129,7 +217,7 @@ impl Copy {
             "--exclude-standard",
             "--deduplicate",
         ]))?;
-        let mut wanted = HashSet::new();
+        self.files.clear();
         for file in listed.lines() {
             let (from, to) = (paths::root().join(file), self.place.join(file));
             if !from.is_file() {
@@ -140,9 +228,9 @@ impl Copy {
                 to.parent().map_or(Ok(()), std::fs::create_dir_all)?;
                 std::fs::write(&to, bytes)?;
             }
-            wanted.insert(to);
+            self.files.insert(to);
         }
-        remove_others(&self.place, &wanted)
+        remove_others(&self.place, &self.files)
     }
 
     /// What a patch is going to change, as it is now.
@@ -166,13 +254,12 @@ impl Copy {
         Ok(())
     }
 
-    fn apply(&self, patch: &Path) -> Result<()> {
+    fn apply(&self, patch: &Patch) -> Result<()> {
         let mut command = shell::program("patch");
         command.current_dir(&self.place).args(["--strip=1", "--batch", "--forward", "--fuzz=0"]);
-        command.args(["--no-backup-if-mismatch", "--reject-file=-", "--input"]).arg(patch);
+        command.args(["--no-backup-if-mismatch", "--reject-file=-", "--input"]).arg(&patch.path);
         shell::output(&mut command).context("the patch does not fit the tree any more")?;
-        let text = std::fs::read_to_string(patch)?;
-        let touched = changed(&text).any(|file| self.is_of_programs(&self.place.join(file)));
+        let touched = changed(&patch.text).any(|file| self.is_of_programs(&self.place.join(file)));
         self.stale.set(self.stale.get() || touched);
         Ok(())
     }
@@ -198,12 +285,14 @@ impl Copy {
         if words.contains("culvert-e2e") {
             // End-to-end tests run programs: the mutant's own, or they would try something else.
             let mut build = demo::build(false);
-            shell::run(build.current_dir(&self.place).env("CARGO_TARGET_DIR", build_folder()))?;
+            shell::run(
+                build.current_dir(&self.place).env("CARGO_TARGET_DIR", build_folder()).env(NO_LINES.0, NO_LINES.1),
+            )?;
         }
         let mut cargo = shell::program("timeout");
         cargo.args(["--kill-after=10", &PATIENCE.as_secs().to_string(), "cargo", "test"]);
         cargo.args(words.split_whitespace()).current_dir(&self.place).env("CARGO_TARGET_DIR", build_folder());
-        cargo.env("CULVERT_BIN_DIR", build_folder().join("debug"));
+        cargo.env("CULVERT_BIN_DIR", build_folder().join("debug")).env(NO_LINES.0, NO_LINES.1);
         let mut tally = Tally::default();
         tally.run("copy", &mut cargo)?;
         Ok(tally)
@@ -214,7 +303,7 @@ fn build_folder() -> PathBuf {
     paths::target().join("mutants/build")
 }
 
-fn remove_others(folder: &Path, wanted: &HashSet<PathBuf>) -> Result<()> {
+fn remove_others(folder: &Path, wanted: &BTreeSet<PathBuf>) -> Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         if path.is_dir() {
