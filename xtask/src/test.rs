@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::tally::Tally;
 use crate::tools::{self, Consent, Need};
-use crate::{check, cluster, demo, ebpf, fuzz, mutants, preflight, shell};
+use crate::{bench, check, cluster, demo, ebpf, fuzz, mutants, preflight, shell};
 
 /// The crates whose tests need root and namespaces.
 const PRIVILEGED: &[&str] = &["culvert-lab", "culvert-netns-tests", "culvert-e2e"];
@@ -71,6 +71,8 @@ fn suites(wanted: &Arguments, consent: Consent, tally: &mut Tally) -> Result<()>
     privileged.env("CULVERT_BIN_DIR", &programs);
     tally.run("lab, kernel, end to end", &mut privileged)?;
     if wanted.filters.is_empty() {
+        tally.note("the report in a browser", bench::look(consent));
+        tally.note("instruction counts", bench::counts(&programs, false, consent));
         fuzz::run(wanted.long, tally)?;
     }
     if wanted.long && wanted.filters.is_empty() {
@@ -116,9 +118,9 @@ fn close(wanted: &Arguments, tally: &Tally) -> Result<()> {
         println!("failed: {name}");
     }
     if wanted.fast {
-        println!("left out by --fast: the lab, kernel, end-to-end, fuzz and cluster tests");
+        println!("left out by --fast: the lab, kernel, end-to-end, fuzz and cluster tests, and instruction counts");
     } else if !wanted.mutants && !wanted.filters.is_empty() {
-        println!("left out, for words were given: the fuzz tests");
+        println!("left out, for words were given: the fuzz tests and instruction counts");
     }
     let on_a_cluster = wanted.long && wanted.filters.is_empty();
     if !(wanted.mutants || on_a_cluster) {

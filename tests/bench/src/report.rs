@@ -7,6 +7,9 @@ use charts_rs::{Box as Margin, HorizontalBarChart, Series, THEME_LIGHT};
 
 use crate::output::{METRICS, Metric, Raw, Row, groups, rows, short};
 
+/// The colour of culvert's own bars.
+pub(crate) const OURS: [u8; 3] = [0x2f, 0x6f, 0xeb];
+
 /// The look; dark where the reader's system is.
 const STYLE: &str = "\
 :root{color-scheme:light dark;--line:#8884}body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem}\
@@ -50,19 +53,26 @@ pub(crate) fn page(raw: &Raw) -> Result<String> {
 fn chart(metric: &Metric, rows: &[Row]) -> Result<String> {
     let names: Vec<String> = rows.iter().rev().map(|row| row.contender.to_owned()).collect();
     #[expect(clippy::cast_possible_truncation, reason = "a bar's length")]
-    let values: Vec<f32> = rows.iter().rev().map(|row| row.median as f32).collect();
+    let values: Vec<f32> = rows.iter().rev().map(|row| shown(row.median) as f32).collect();
     let mut series = Series::new(metric.name.to_owned(), values);
     series.label_show = true;
-    series.colors =
-        Some(rows.iter().rev().map(|row| (row.contender == "culvert").then(|| (0x2f, 0x6f, 0xeb).into())).collect());
+    series.colors = Some(
+        rows.iter().rev().map(|row| (row.contender == "culvert").then(|| <(u8, u8, u8)>::from(OURS).into())).collect(),
+    );
     let mut chart = HorizontalBarChart::new_with_theme(vec![series], names, THEME_LIGHT);
     let better = if metric.more_is_better { "more is better" } else { "less is better" };
     chart.title.text = format!("{} ({better})", metric.name);
     chart.width = 500.0;
     chart.height = 90.0 + 30.0 * f32::from(u8::try_from(rows.len()).unwrap_or(u8::MAX));
-    chart.margin = Margin::from(10.0);
+    // At the right the longest bar's figure has to fit behind it.
+    chart.margin = Margin { left: 10.0, top: 10.0, right: 80.0, bottom: 10.0 };
     chart.legend.show = Some(false);
     Ok(chart.svg()?)
+}
+
+/// Nobody reads the tenth of a request.
+fn shown(figure: f64) -> f64 {
+    if figure.abs() >= 100.0 { figure.round() } else { figure }
 }
 
 fn table(group: &crate::output::Group) -> String {

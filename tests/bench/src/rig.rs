@@ -11,6 +11,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 mod certificates;
 mod checks;
 mod contender;
+mod counts;
 mod facts;
 mod pair;
 mod proxies;
@@ -19,6 +20,7 @@ mod template;
 mod workload;
 
 pub(crate) use contender::Contender;
+pub(crate) use counts::{Arguments as CountArguments, run as count};
 pub(crate) use facts::Facts;
 pub(crate) use rounds::Record;
 pub(crate) use workload::Workload;
@@ -74,6 +76,40 @@ pub(crate) struct Arguments {
     /// Where the raw figures go.
     #[arg(long)]
     out: PathBuf,
+    /// culvert's agents run under callgrind.
+    #[arg(skip)]
+    counting: bool,
+}
+
+impl Arguments {
+    /// culvert alone, under callgrind, and nothing timed.
+    fn for_counting(bin_dir: &std::path::Path, crowd: usize) -> Arguments {
+        Arguments {
+            bin_dir: bin_dir.to_path_buf(),
+            before: None,
+            envoy: None,
+            debian: None,
+            ztunnel: None,
+            only: Vec::new(),
+            every_workload: false,
+            rounds: 1,
+            seconds: 0.0,
+            warmup: 0.0,
+            workers: 1,
+            cores: None,
+            // One worker, so that every connection has the same way.
+            agent_args: "--workers 1".to_owned(),
+            check: None,
+            crowd: Some(crowd),
+            out: PathBuf::new(),
+            counting: true,
+        }
+    }
+
+    /// How long a start may take.
+    fn patience(&self) -> Duration {
+        if self.counting { START * 9 } else { START }
+    }
 }
 
 /// Makes the sandbox and runs the comparison in it.

@@ -11,8 +11,9 @@ use culvert_lab::topology::FABRIC_IP4;
 use culvert_lab::{Netns, Node, Pod, Process, report, sandbox};
 
 use crate::rig::contender::{Contender, Found, Stranger};
+use crate::rig::counts::Callgrind;
 use crate::rig::pair::Pair;
-use crate::rig::{Arguments, START, template};
+use crate::rig::{Arguments, template};
 
 const MANIFESTS: &str = include_str!("../../../rivals/culvert.yaml");
 
@@ -21,12 +22,16 @@ struct Place {
     folder: PathBuf,
     port: u16,
     programs: PathBuf,
+    /// Words before the agent's own.
+    prefix: Vec<String>,
+    patience: Duration,
 }
 
 pub(crate) fn start(contender: Contender, pair: Pair, programs: &Path, wanted: &Arguments) -> Result<Found> {
     let folder = PathBuf::from(format!("/run/lab/culvert-{}", pair.number()));
     let port = 15100 + u16::try_from(pair.number())?;
-    let place = Place { folder, port, programs: programs.to_path_buf() };
+    let prefix = if wanted.counting { Callgrind::prefix() } else { Vec::new() };
+    let place = Place { folder, port, programs: programs.to_path_buf(), prefix, patience: wanted.patience() };
     place.write_manifests(&pair)?;
     if contender == Contender::Crowded {
         place.write_crowd(wanted.crowd.unwrap_or_default())?;
@@ -109,7 +114,9 @@ impl Place {
         command.arg("--manifests").arg(self.folder.join("manifests")).arg("--state").arg(self.folder.join("control"));
         command.arg("--listen").arg(address.to_string()).arg("--admin").arg(self.folder.join("control.sock"));
         let mut process = Process::start_command(&format!("control-{}", self.port), command)?;
-        wait_until(&mut process, || TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok())?;
+        wait_until(&mut process, self.patience, || {
+            TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok()
+        })?;
         Ok(process)
     }
 
@@ -123,18 +130,26 @@ impl Place {
         let token_file = self.folder.join(format!("token-{}", node.name()));
         write_private(&token_file, token.trim())?;
         let run_dir = self.run_dir(node.name());
-        let mut command = node.netns().command(self.program("culvert-agent"));
+        let mut command = self.agent_on(node);
         command.args(["--node", node.name(), "--control", &format!("https://{FABRIC_IP4}:{}", self.port)]);
         command.arg("--control-root").arg(self.folder.join("control/root.pem"));
         command.arg("--join-token-file").arg(token_file).arg("--run-dir").arg(&run_dir);
         command.args(["--bpffs", sandbox::BPFFS, "--metrics", "127.0.0.1:15020"]).args(more.split_whitespace());
         let mut process = Process::start_command(&format!("agent-{}", node.name()), command)?;
         let socket = run_dir.join("enrol.sock");
-        wait_until(&mut process, || socket.exists())?;
+        wait_until(&mut process, self.patience, || socket.exists())?;
         let title = format!("culvert status on {}", node.name());
         let admin = run_dir.join("admin.sock").display().to_string();
         report::add_view(&title, &[&self.program("culvert"), "status", "--socket", &admin]);
         Ok(process)
+    }
+
+    fn agent_on(&self, node: &Node) -> Command {
+        let program = self.program("culvert-agent");
+        let mut words = self.prefix.iter().chain([&program]);
+        let mut command = node.netns().command(words.next().unwrap_or(&program));
+        command.args(words);
+        command
     }
 
     /// As a CNI plugin would, which asks again while the agent has no state yet.
@@ -142,7 +157,7 @@ impl Place {
         let netns = pod.netns().path().display().to_string();
         let socket = self.run_dir(pod.node().name()).join("enrol.sock").display().to_string();
         let uid = format!("bench-{name}");
-        let deadline = Instant::now() + START;
+        let deadline = Instant::now() + self.patience;
         loop {
             let arguments = ["enrol", "--socket", &socket, "--uid", &uid, "--netns", &netns];
             match pod.node().netns().run(&self.program("culvert-agent"), &arguments) {
@@ -157,7 +172,7 @@ impl Place {
     fn wait_until_known(&self, pair: &Pair) -> Result<()> {
         for node in [&pair.client_node, &pair.server_node] {
             for (pod, name) in pods(pair) {
-                let deadline = Instant::now() + START;
+                let deadline = Instant::now() + self.patience;
                 while !self.knows(node, pod, name) {
                     if Instant::now() > deadline {
                         bail!("the agent of {} does not know where {name} is", node.name());
@@ -179,8 +194,8 @@ impl Place {
     }
 }
 
-fn wait_until(process: &mut Process, mut is_so: impl FnMut() -> bool) -> Result<()> {
-    let deadline = Instant::now() + START;
+fn wait_until(process: &mut Process, patience: Duration, mut is_so: impl FnMut() -> bool) -> Result<()> {
+    let deadline = Instant::now() + patience;
     while !is_so() {
         if let Some(status) = process.try_wait()? {
             bail!("{} ended ({status}):\n{}", process.name(), process.log());

@@ -1,0 +1,118 @@
+//! Instruction counts: the agents of this build under callgrind, with real capture and real certificates, in a small mesh
+//! and in a crowded one.
+//!
+//! Times differ from machine to machine and from minute to minute; the number of instructions that the agents execute for a
+//! connection, a request or a megabyte hardly does. So this is the check that can run with every test: what the code
+//! costs is compared with figures that are committed, and the crowded mesh with the small one.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use culvert_lab::{Lab, report, sandbox};
+
+use super::Contender;
+use super::contender::Found;
+
+mod callgrind;
+mod drive;
+mod figures;
+
+pub(crate) use callgrind::Callgrind;
+use drive::Job;
+use figures::{Count, Figures};
+
+/// How often each operation is counted.
+const TURNS: usize = 4;
+
+/// What to count, and what to compare with.
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    /// Folder with culvert-agent, culvert-control and culvert, as they are released.
+    #[arg(long)]
+    bin_dir: PathBuf,
+    /// The committed figures.
+    #[arg(long)]
+    figures: PathBuf,
+    /// Write the figures of this run there instead of comparing.
+    #[arg(long)]
+    update: bool,
+    /// Pods and policies that the crowded mesh has more, so many of each.
+    #[arg(long, default_value_t = 10_000)]
+    crowd: usize,
+}
+
+/// Counts in a sandbox and compares.
+pub(crate) fn run(wanted: &Arguments) -> Result<bool> {
+    if let Some(status) = sandbox::enter_or_reexec()? {
+        return Ok(status.success());
+    }
+    let counted = count(wanted);
+    if counted.is_err() && std::env::var_os("CULVERT_LAB_VERBOSE").is_some() {
+        println!("{}", report::operators_view());
+    }
+    let counted = counted?;
+    if wanted.update {
+        counted.write(&wanted.figures)?;
+        println!("{}", counted.table(None));
+        return Ok(true);
+    }
+    let committed = Figures::read(&wanted.figures)?;
+    println!("{}", counted.table(Some(&committed)));
+    figures::judge(&counted, &committed)?;
+    Ok(true)
+}
+
+fn count(wanted: &Arguments) -> Result<Figures> {
+    super::raise_file_limit()?;
+    let since = Instant::now();
+    let mut lab = Lab::new()?;
+    let with = super::Arguments::for_counting(&wanted.bin_dir, wanted.crowd);
+    let small = Contender::Culvert.start(&mut lab, &with).context("a small mesh under callgrind")?;
+    let crowded = Contender::Crowded.start(&mut lab, &with).context("a crowded mesh under callgrind")?;
+    eprintln!("both meshes stand after {:.0} s", since.elapsed().as_secs_f64());
+    let mut counts = Vec::new();
+    for job in Job::ALL {
+        let each = |found: &Found| count_one(found, job).with_context(|| job.name().to_owned());
+        counts.push(Count { what: job.name().to_owned(), small: each(&small)?, crowded: each(&crowded)? });
+        eprintln!("{} after {:.0} s", job.name(), since.elapsed().as_secs_f64());
+    }
+    Ok(Figures { processor: processor(), crowd: wanted.crowd, counts })
+}
+
+/// Instructions of both agents' workers for one operation: the least of several turns. What is on top of that is chance:
+/// whether two things came in one wake-up or in two.
+fn count_one(found: &Found, job: Job) -> Result<u64> {
+    let tools: Vec<Callgrind> = found.processes.iter().map(|agent| Callgrind::of(agent.pid())).collect();
+    job.run(found, job.warm_up())?;
+    tools.iter().try_for_each(Callgrind::begin)?;
+    let mut turns = Vec::new();
+    for _ in 0..TURNS {
+        let done = job.run(found, job.times())?;
+        settle();
+        let used: u64 = tools.iter().map(Callgrind::dump).sum::<Result<u64>>()?;
+        ensure!(used > 0, "callgrind has counted nothing");
+        turns.push(used / done);
+    }
+    tools.iter().try_for_each(Callgrind::end)?;
+    eprintln!("{} under {}: {turns:?}", job.name(), found.name());
+    turns.into_iter().min().context("no turns")
+}
+
+/// What ends a connection is done a moment after the client has seen its end.
+fn settle() {
+    std::thread::sleep(Duration::from_millis(300));
+}
+
+/// What decides which instructions the same code executes: ciphers and copies are chosen by the processor's abilities,
+/// as far as callgrind lets them be seen.
+fn processor() -> String {
+    const SEEN: &[&str] = &["aes", "avx", "avx2", "bmi2", "pclmulqdq", "rdrand", "sha_ni"];
+    let text = std::fs::read_to_string(Path::new("/proc/cpuinfo")).unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    let flags = line.split(' ').filter(|flag| SEEN.contains(flag));
+    let mut flags: Vec<&str> = flags.collect();
+    flags.sort_unstable();
+    format!("{} {}", std::env::consts::ARCH, flags.join(" "))
+}
