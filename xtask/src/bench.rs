@@ -155,7 +155,7 @@ fn words(wanted: &Arguments) -> Vec<String> {
     });
     let seconds = wanted.seconds.unwrap_or(if wanted.quick { 1.5 } else { 2.0 });
     let mut words = vec!["--rounds".to_owned(), rounds.to_string(), "--seconds".to_owned(), seconds.to_string()];
-    words.extend(["--warmup".to_owned(), "0.7".to_owned()]);
+    words.extend(["--warmup", "0.7", "--other-workers", "1"].map(str::to_owned));
     if wanted.full {
         words.push("--every-workload".to_owned());
     }

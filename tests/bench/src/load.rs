@@ -108,6 +108,15 @@ pub(crate) struct Outcome {
     pub(crate) usage: Usage,
 }
 
+impl Outcome {
+    /// How much was done in a second, of whatever it was.
+    pub(crate) fn rate(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "counts of a few seconds")]
+        let done = if self.operations > 0 { self.operations } else { self.bytes } as f64;
+        done / self.seconds
+    }
+}
+
 /// Quantiles, µs.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Latency {

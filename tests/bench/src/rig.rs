@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 use culvert_lab::{Lab, report, sandbox};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -13,6 +13,8 @@ mod checks;
 mod contender;
 mod counts;
 mod facts;
+mod field;
+mod handshake;
 mod pair;
 mod proxies;
 mod rounds;
@@ -26,7 +28,7 @@ pub(crate) use rounds::Record;
 pub(crate) use workload::Workload;
 
 /// What to compare, and for how long.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Arguments {
     /// Folder with culvert-agent, culvert-control and culvert.
     #[arg(long)]
@@ -61,6 +63,9 @@ pub(crate) struct Arguments {
     /// Threads of each proxy.
     #[arg(long, default_value_t = 2)]
     workers: usize,
+    /// The rivals are also started with so many threads, and each workload is run by the better of the two.
+    #[arg(long)]
+    other_workers: Option<usize>,
     /// Time only while the host has the cores there; after a while it is done all the same.
     #[arg(long)]
     cores: Option<crate::pulse::Distance>,
@@ -95,10 +100,11 @@ impl Arguments {
             rounds: 1,
             seconds: 0.0,
             warmup: 0.0,
+            // One, so that every connection has the same way.
             workers: 1,
+            other_workers: None,
             cores: None,
-            // One worker, so that every connection has the same way.
-            agent_args: "--workers 1".to_owned(),
+            agent_args: String::new(),
             check: None,
             crowd: Some(crowd),
             out: PathBuf::new(),
@@ -128,15 +134,10 @@ fn compare(wanted: &Arguments) -> Result<()> {
     raise_file_limit()?;
     let (contenders, workloads) = chosen(wanted)?;
     let mut lab = Lab::new()?;
-    let mut found = Vec::new();
-    for contender in contenders {
-        let started = contender.start(&mut lab, wanted).with_context(|| format!("starting {}", contender.name()))?;
-        checks::all(&lab, &started).with_context(|| format!("checking {}", contender.name()))?;
-        println!("{:12} runs; {}", contender.name(), started.says());
-        found.push(started);
-    }
-    let facts = facts::gather(wanted, &found);
-    let records = rounds::run(&found, &workloads, wanted)?;
+    let mut field = field::Field::start(&mut lab, &contenders, wanted)?;
+    field.choose(&workloads, wanted)?;
+    let facts = facts::gather(wanted, &field);
+    let records = rounds::run(&field, &workloads, wanted)?;
     let raw = crate::output::Raw { facts, records };
     crate::output::write(&raw, &wanted.out)?;
     match &wanted.check {

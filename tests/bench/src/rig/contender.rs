@@ -1,12 +1,13 @@
 //! Who is compared, and how each is started.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use culvert_lab::{Lab, Process};
 
 use super::Arguments;
 use super::pair::Pair;
 use super::proxies::zds::Conversation;
 use super::proxies::{culvert, floor, sidecar, ztunnel};
+use super::{checks, handshake};
 use crate::meter::Watch;
 
 /// Everyone.
@@ -49,8 +50,12 @@ pub(crate) struct Found {
     /// What keeps a ztunnel's pods.
     #[expect(dead_code, reason = "dropping it ends it")]
     pub(crate) conversations: Vec<Conversation>,
-    /// Version and what was negotiated, where it can be read.
+    /// Its version.
     pub(crate) version: String,
+    /// Cipher suite and key exchange of the tunnel.
+    pub(crate) agreed: Option<String>,
+    /// Threads of each of its proxies.
+    pub(crate) workers: usize,
     /// Who must not get an answer, and how they ask.
     pub(crate) strangers: Vec<Stranger>,
 }
@@ -122,8 +127,31 @@ impl Contender {
         !matches!(self, Contender::NoMesh | Contender::FloorTcp | Contender::TcpProxy)
     }
 
+    /// Whether it is a rival, who is tried with several numbers of threads.
+    pub(crate) fn is_rival(self) -> bool {
+        matches!(
+            self,
+            Contender::Envoy | Contender::Ztunnel | Contender::Haproxy | Contender::Nginx | Contender::TcpProxy
+        )
+    }
+
+    /// Starts it and checks that it does its work, see [`checks`].
     pub(crate) fn start(self, lab: &mut Lab, wanted: &Arguments) -> Result<Found> {
         let pair = Pair::build(lab)?;
+        let capture = lab.capture_link()?;
+        let mut found = self.start_on(pair, wanted)?;
+        checks::works(&found)?;
+        let server = found.pair.server.ip4().into();
+        found.agreed = handshake::agreed(&capture.stop()?, server);
+        ensure!(
+            found.agreed.is_some() == self.encrypts() || wanted.counting,
+            "a handshake was {} on the link",
+            if self.encrypts() { "not seen" } else { "seen" }
+        );
+        Ok(found)
+    }
+
+    fn start_on(self, pair: Pair, wanted: &Arguments) -> Result<Found> {
         let missing = || anyhow::anyhow!("no program was given");
         match self {
             Contender::NoMesh => Ok(Found {
@@ -133,6 +161,8 @@ impl Contender {
                 beside: Vec::new(),
                 conversations: Vec::new(),
                 version: "the kernel alone".to_owned(),
+                agreed: None,
+                workers: 0,
                 strangers: Vec::new(),
             }),
             Contender::FloorTcp | Contender::Floor => floor::start(self, pair, wanted.workers),
@@ -158,8 +188,9 @@ impl Found {
     }
 
     /// A line for the eye.
-    pub(crate) fn says(&self) -> &str {
-        &self.version
+    pub(crate) fn says(&self) -> String {
+        let agreed = self.agreed.as_deref().unwrap_or("no TLS");
+        format!("{}; {agreed}; {} threads", self.version, self.workers)
     }
 
     /// The proxies with their children, to be watched together.

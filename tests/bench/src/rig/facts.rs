@@ -6,7 +6,7 @@ use std::fs::read_to_string;
 use serde::{Deserialize, Serialize};
 
 use super::Arguments;
-use super::contender::Found;
+use super::field::Field;
 
 /// Machine, settings, versions.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -16,7 +16,7 @@ pub(crate) struct Facts {
     pub(crate) settings: BTreeMap<String, String>,
 }
 
-pub(crate) fn gather(wanted: &Arguments, found: &[Found]) -> Facts {
+pub(crate) fn gather(wanted: &Arguments, field: &Field) -> Facts {
     let cpu = read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = |key: &str| {
         let line = cpu.lines().find(|line| line.starts_with(key)).unwrap_or_default();
@@ -29,7 +29,7 @@ pub(crate) fn gather(wanted: &Arguments, found: &[Found]) -> Facts {
         .collect();
     let sysctl = |key: &str| {
         let file = format!("/proc/sys/net/ipv4/{key}");
-        found
+        field
             .first()
             .and_then(|one| one.pair.client.netns().run("cat", &[&file]).ok())
             .unwrap_or_default()
@@ -49,14 +49,17 @@ pub(crate) fn gather(wanted: &Arguments, found: &[Found]) -> Facts {
             ("tcp_wmem", sysctl("tcp_wmem")),
             ("MTU", "1500, veth, offloads on".to_owned()),
         ]),
-        versions: found.iter().map(|one| (one.name().to_owned(), one.version.clone())).collect(),
+        versions: field.versions(),
         settings: named([
             ("rounds", wanted.rounds.to_string()),
             ("seconds of each run", wanted.seconds.to_string()),
             ("warm-up seconds", wanted.warmup.to_string()),
             ("threads of each proxy", wanted.workers.to_string()),
             ("more arguments of culvert's agents", wanted.agent_args.clone()),
-        ]),
+        ])
+        .into_iter()
+        .chain(field.choices())
+        .collect(),
     }
 }
 

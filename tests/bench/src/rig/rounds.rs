@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Arguments;
 use super::contender::Found;
+use super::field::Field;
 use super::pair;
 use super::workload::Workload;
 use crate::load::Outcome;
@@ -45,7 +46,7 @@ pub(crate) struct Record {
 }
 
 /// All rounds. A run that fails fails the comparison: no round is left out by its result.
-pub(crate) fn run(found: &[Found], workloads: &[Workload], wanted: &Arguments) -> Result<Vec<Record>> {
+pub(crate) fn run(field: &Field, workloads: &[Workload], wanted: &Arguments) -> Result<Vec<Record>> {
     let mut random = rand::rng();
     let mut records = Vec::new();
     for round in 1..=wanted.rounds {
@@ -54,7 +55,7 @@ pub(crate) fn run(found: &[Found], workloads: &[Workload], wanted: &Arguments) -
         order.shuffle(&mut random);
         for workload in order {
             for _ in 0..TRIES {
-                let mut turn: Vec<&Found> = found.iter().collect();
+                let mut turn = field.of(workload);
                 turn.shuffle(&mut random);
                 let block = block(round, &turn, workload, wanted)?;
                 let moved = block.iter().any(|record| record.moved);
@@ -103,7 +104,7 @@ fn placement(wanted: Option<Distance>) -> Result<Distance> {
     }
 }
 
-fn measure(one: &Found, workload: &Workload, wanted: &Arguments) -> Result<(Outcome, Option<Outcome>)> {
+pub(super) fn measure(one: &Found, workload: &Workload, wanted: &Arguments) -> Result<(Outcome, Option<Outcome>)> {
     let load = |words: &[String], seconds, warmup| one.pair.load(&one.watch(), seconds, warmup, words);
     let Some(second) = &workload.beside else {
         return Ok((pair::finish(load(&workload.words, wanted.seconds, wanted.warmup)?)?, None));

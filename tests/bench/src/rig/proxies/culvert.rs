@@ -39,7 +39,7 @@ pub(crate) fn start(contender: Contender, pair: Pair, programs: &Path, wanted: &
     let control = place.start_control()?;
     let mut processes = Vec::new();
     for node in [&pair.client_node, &pair.server_node] {
-        processes.push(place.start_agent(node, &wanted.agent_args)?);
+        processes.push(place.start_agent(node, wanted)?);
     }
     for (pod, name) in pods(&pair) {
         place.enrol(pod, name)?;
@@ -53,6 +53,8 @@ pub(crate) fn start(contender: Contender, pair: Pair, programs: &Path, wanted: &
         beside: vec![control],
         conversations: Vec::new(),
         version: format!("{}, {}", version.trim(), programs.display()),
+        agreed: None,
+        workers: wanted.workers,
         strangers: vec![Stranger::OtherPod, Stranger::Plaintext(15008), Stranger::Certificate(15008, None)],
     })
 }
@@ -124,7 +126,7 @@ impl Place {
         PathBuf::from(format!("/run/culvert-{node}"))
     }
 
-    fn start_agent(&self, node: &Node, more: &str) -> Result<Process> {
+    fn start_agent(&self, node: &Node, wanted: &Arguments) -> Result<Process> {
         let state = self.folder.join("control").display().to_string();
         let token = Netns::own().run(&self.program("culvert-control"), &["token", node.name(), "--state", &state])?;
         let token_file = self.folder.join(format!("token-{}", node.name()));
@@ -134,7 +136,8 @@ impl Place {
         command.args(["--node", node.name(), "--control", &format!("https://{FABRIC_IP4}:{}", self.port)]);
         command.arg("--control-root").arg(self.folder.join("control/root.pem"));
         command.arg("--join-token-file").arg(token_file).arg("--run-dir").arg(&run_dir);
-        command.args(["--bpffs", sandbox::BPFFS, "--metrics", "127.0.0.1:15020"]).args(more.split_whitespace());
+        command.args(["--bpffs", sandbox::BPFFS, "--metrics", "127.0.0.1:15020"]);
+        command.args(["--workers", &wanted.workers.to_string()]).args(wanted.agent_args.split_whitespace());
         let mut process = Process::start_command(&format!("agent-{}", node.name()), command)?;
         let socket = run_dir.join("enrol.sock");
         wait_until(&mut process, self.patience, || socket.exists())?;

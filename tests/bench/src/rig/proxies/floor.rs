@@ -22,7 +22,8 @@ pub(crate) fn start(contender: Contender, pair: Pair, workers: usize) -> Result<
     redirect_to_sidecar(&pair)?;
     let strangers = if contender.encrypts() { Stranger::of_tls_port(TUNNEL) } else { Vec::new() };
     let version = "ours, nothing but bytes".to_owned();
-    Ok(Found { contender, pair, processes, beside: Vec::new(), conversations: Vec::new(), version, strangers })
+    let (beside, conversations) = (Vec::new(), Vec::new());
+    Ok(Found { contender, pair, processes, beside, conversations, version, agreed: None, workers, strangers })
 }
 
 /// LISTEN=PORT for each port.

@@ -40,7 +40,8 @@ pub(crate) fn start(kind: &Kind, pair: Pair, wanted: &Arguments) -> Result<Found
     let strangers =
         if contender.encrypts() { Stranger::of_tls_port(Side::Server.listen(HTTP_PORT)) } else { Vec::new() };
     let version = version(kind)?;
-    Ok(Found { contender, pair, processes, beside: Vec::new(), conversations: Vec::new(), version, strangers })
+    let (beside, conversations, workers) = (Vec::new(), Vec::new(), wanted.workers);
+    Ok(Found { contender, pair, processes, beside, conversations, version, agreed: None, workers, strangers })
 }
 
 fn version(kind: &Kind) -> Result<String> {
@@ -57,7 +58,7 @@ fn version(kind: &Kind) -> Result<String> {
 
 fn start_side(kind: &Kind, pair: &Pair, side: Side, workers: usize) -> Result<Process> {
     let folder = certificates::make(Path::new(certificates::FOLDER))?;
-    let name = format!("{}-{}", kind.contender.name(), side.word());
+    let name = format!("{}-{}-{}", kind.contender.name(), side.word(), pair.number());
     // Envoy goes by the ending.
     let ending = if kind.contender == Contender::Envoy { "yaml" } else { "conf" };
     let file = format!("/run/lab/{name}.{ending}");

@@ -45,6 +45,8 @@ pub(crate) fn start(pair: Pair, program: &Path, wanted: &Arguments) -> Result<Fo
         beside: Vec::new(),
         conversations,
         version: version.trim().to_owned(),
+        agreed: None,
+        workers: wanted.workers,
         strangers: vec![Stranger::OtherPod, Stranger::Plaintext(15008), Stranger::Certificate(15008, None)],
     })
 }
