@@ -123,6 +123,10 @@ impl Node {
                 end: value["end"].as_u64().context("a port range without end")?,
             },
             "authenticated" => Self::Authenticated(value.get("principalName").map(Text::read).transpose()?),
+            // Where the peer of a tunnel is meant, its identity is in the filter state instead.
+            "filterState" if value["key"] == "io.istio.peer_principal" => {
+                Self::Authenticated(value.get("stringMatch").map(Text::read).transpose()?)
+            }
             "remoteIp" | "requestedServerName" | "metadata" | "sourcedMetadata" | "header" | "urlPath" => Self::Unknown,
             other => bail!("condition {other:?} is not read"),
         })

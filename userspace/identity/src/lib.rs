@@ -5,6 +5,7 @@
 //! and keys are checked is `culvert-mtls`.
 
 pub mod bundle;
+mod der;
 mod id;
 pub mod renewal;
 pub mod x509;

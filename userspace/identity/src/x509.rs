@@ -13,7 +13,7 @@ use x509_parser::{
     time::ASN1Time,
 };
 
-use crate::{IdError, SpiffeId};
+use crate::{IdError, SpiffeId, der};
 
 /// What a well-formed leaf says of itself. Nothing here is proven: that takes a path and a signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,11 +153,18 @@ pub fn certificates_of_pem(text: &[u8]) -> Result<Vec<Vec<u8>>, ProfileError> {
     Ok(blocks.into_iter().filter(|b| b.tag() == "CERTIFICATE").map(pem::Pem::into_contents).collect())
 }
 
-pub(crate) fn parse(at: usize, der: &[u8]) -> Result<X509Certificate<'_>, ProfileError> {
-    match parse_x509_certificate(der) {
-        Ok(([], certificate)) => Ok(certificate),
+pub(crate) fn parse(at: usize, bytes: &[u8]) -> Result<X509Certificate<'_>, ProfileError> {
+    match parse_x509_certificate(bytes) {
+        Ok(([], certificate)) if der::is_strict(bytes) && is_consistent(&certificate) => Ok(certificate),
         _ => Err(ProfileError::NotDer(at)),
     }
+}
+
+/// What the parser leaves to its callers (RFC 5280 sections 4.1.1.2, 4.1.2.1 and 4.1.2.4).
+fn is_consistent(certificate: &X509Certificate<'_>) -> bool {
+    let tbs = &certificate.tbs_certificate;
+    let names = [tbs.issuer.as_raw(), tbs.subject.as_raw()];
+    tbs.version.0 <= 2 && tbs.signature == certificate.signature_algorithm && names.into_iter().all(der::is_name)
 }
 
 /// Is this certificate allowed to sign others? A certificate of version 1 has no extensions and

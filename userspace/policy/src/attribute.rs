@@ -46,7 +46,8 @@ pub enum Attribute {
     RequestClaim(Vec<String>),
     /// `experimental.envoy.filters.X[k]`: accepted, unknown at every layer of culvert.
     EnvoyFilter(String),
-    /// A key that nobody knows. Only data that was never validated holds one.
+    /// A key that nobody can evaluate: data that was never validated holds one, and `request.headers.X[k]`, which Istio's
+    /// webhook admits and no proxy is ever given. Unknown at every layer.
     Other(String),
 }
 
@@ -91,7 +92,7 @@ pub enum ValueError {
     /// Neither `ACCOUNT` nor `NAMESPACE/ACCOUNT`.
     #[error("expected format 'serviceAccount' or 'namespace/serviceAccount'")]
     AccountFormat,
-    /// More than 320 characters.
+    /// More than 320 bytes.
     #[error("value cannot exceed 320 characters")]
     AccountTooLong,
 }
@@ -119,6 +120,9 @@ impl Attribute {
     }
 
     fn parse_with_brackets(key: &str) -> Result<Self, KeyError> {
+        if ["request.headers", "request.auth.claims"].iter().any(|name| has_text_after(name, key)) {
+            return Ok(Self::Other(key.to_owned()));
+        }
         if let Some(rest) = key.strip_prefix("request.headers") {
             return Ok(Self::RequestHeader(bracketed(rest)?.to_owned()));
         }
@@ -211,6 +215,12 @@ pub fn check_condition(key: &str, values: &[String]) -> Result<(), ConditionErro
     Attribute::parse(key)?.check_all(values)
 }
 
+/// Whether there is text between the name and the brackets of a key.
+fn has_text_after(name: &str, key: &str) -> bool {
+    let open = key.strip_prefix(name).and_then(|rest| rest.find('['));
+    open.is_some_and(|open| open > 0 && key.ends_with(']') && name.len() + open + 2 < key.len())
+}
+
 /// The text in brackets, which must not be empty.
 fn bracketed(text: &str) -> Result<&str, KeyError> {
     match name_in_brackets(text) {
@@ -244,7 +254,7 @@ pub fn check_account(value: &str) -> Result<(), ValueError> {
     if value.contains('*') {
         return Err(ValueError::AccountWildcard);
     }
-    if value.chars().count() > 320 {
+    if value.len() > 320 {
         return Err(ValueError::AccountTooLong);
     }
     match value.split_once('/') {

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use culvert_identity::{IdError, SpiffeId, TrustDomain};
 
-use crate::pattern::Pattern;
+/// In a principal this points to the mesh's own trust domain, whatever its name, as in Istio: policies written for the
+/// default name hold in every mesh.
+pub const LOCAL: &str = "cluster.local";
 
 /// The names under which the mesh's trust domain is known: its own first, then the aliases.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,13 +44,13 @@ impl TrustDomains {
         Self(std::iter::once(own).chain(aliases).map(Into::into).collect())
     }
 
-    /// The values that a list of principals stands for: a principal of the mesh's domain or of an alias
-    /// stands for itself in each of them; `*`, `*/ns/..` and foreign domains stay as they are.
+    /// The values that a list of principals stands for: a principal of the mesh's domain, of an alias or of
+    /// [`LOCAL`] stands for itself in each of the mesh's domains; `*`, `*/ns/..` and foreign domains stay as they are.
     pub fn expand_principals(&self, principals: &[String]) -> Vec<String> {
         let mut expanded = Vec::with_capacity(principals.len());
         for principal in principals {
             match principal_trust_domain(principal) {
-                Ok(domain) if domain != "*" && self.overlaps(domain) => {
+                Ok(domain) if domain != "*" && (domain == LOCAL || self.overlaps(domain)) => {
                     self.expand_one(domain, principal, &mut expanded);
                 }
                 _ => expanded.push(principal.clone()),
@@ -88,7 +90,7 @@ impl TrustDomains {
     fn expand_one(&self, domain: &str, principal: &str, out: &mut Vec<String>) {
         let start = out.len();
         for own in &self.0 {
-            let named = if domain.starts_with('*') && wildcard_matches(domain, own) {
+            let named = if suffix_matches(domain, own) {
                 principal.to_owned()
             } else {
                 match replace_trust_domain(own, principal) {
@@ -103,8 +105,14 @@ impl TrustDomains {
     }
 }
 
+/// Unlike in [`crate::pattern`], a pattern with wildcards at both ends is tried as a prefix too.
 fn wildcard_matches(pattern: &str, name: &str) -> bool {
-    pattern == "*" || Pattern::parse(pattern).matches(name)
+    let prefix = pattern.strip_suffix('*').is_some_and(|prefix| name.starts_with(prefix));
+    pattern == name || prefix || suffix_matches(pattern, name)
+}
+
+fn suffix_matches(pattern: &str, name: &str) -> bool {
+    pattern.strip_prefix('*').is_some_and(|suffix| name.ends_with(suffix))
 }
 
 /// The trust domain of a principal of the form `TD/ns/NS/sa/SA`.

@@ -29,10 +29,14 @@ fn judge(case: &Case<'_>) -> Judged {
 
 /// `meta` and `spec` make an object.
 fn read(config: &Value) -> Result<PeerAuthentication, String> {
+    let mut metadata = config["meta"].clone();
+    if metadata["name"].as_str().is_none_or(str::is_empty) {
+        metadata["name"] = json!("no-name");
+    }
     let object = json!({
         "apiVersion": "security.istio.io/v1",
         "kind": "PeerAuthentication",
-        "metadata": config["meta"],
+        "metadata": metadata,
         "spec": config.get("spec").filter(|spec| !spec.is_null()).cloned().unwrap_or_else(|| json!({})),
     });
     match istio::read(&object) {

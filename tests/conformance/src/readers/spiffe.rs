@@ -31,9 +31,10 @@ const REASONS: [(&str, &[&str]); 14] = [
     ("no certificates found", &["empty_chain", "not_pem"]),
     ("no URI SAN", &["no_uri_san"]),
     ("more than one URI SAN", &["many_uri_sans"]),
-    ("must not have CA flag", &["leaf_is_ca"]),
+    // An authority's own ID has no path, which is seen before its CA flag.
+    ("must not have CA flag", &["leaf_is_ca", "id_without_path"]),
     ("signing certificate must have CA flag", &["intermediate_not_ca"]),
-    ("'digitalSignature'", &["key_usage_no_digital_signature"]),
+    ("'digitalSignature'", &["key_usage_no_digital_signature", "key_usage_missing"]),
     ("must not have 'keyCertSign'", &["key_usage_cert_sign"]),
     ("must not have 'cRLSign'", &["key_usage_crl_sign"]),
     ("signing certificate must have 'keyCertSign'", &["intermediate_key_usage"]),
@@ -41,7 +42,7 @@ const REASONS: [(&str, &[&str]); 14] = [
     ("does not match private key", &["key_mismatch"]),
     ("private key", &["no_key", "bad_key"]),
     ("cannot parse certificate", &["not_pem", "not_der"]),
-    ("cannot parse PEM", &["not_pem", "not_der"]),
+    ("cannot parse PEM", &["not_pem", "not_der", "empty_chain"]),
 ];
 
 /// A chain and its key; a relative path is below the package's folder.

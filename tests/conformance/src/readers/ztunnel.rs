@@ -166,10 +166,16 @@ fn clause(value: &Value) -> Result<Clause> {
     Ok(Clause { matches: items(value).map(one_match).collect::<Result<_>>()? })
 }
 
+/// A match without fields never holds there. culvert is never given one and takes it for unknown, so it is written as what
+/// it means: one of no ports.
 fn one_match(value: &Value) -> Result<Match> {
     let members = value.as_object().context("a match is not an object")?;
     let fields = members.iter().filter(|(_, values)| items(values).next().is_some());
-    Ok(Match { fields: fields.map(|(name, values)| field(name, values)).collect::<Result<_>>()? })
+    let mut fields = fields.map(|(name, values)| field(name, values)).collect::<Result<Vec<_>>>()?;
+    if fields.is_empty() {
+        fields.push(field("destinationPorts", &Value::Null)?);
+    }
+    Ok(Match { fields })
 }
 
 fn field(name: &str, values: &Value) -> Result<Field> {

@@ -182,6 +182,29 @@ fn what_is_not_exactly_one_certificate_per_element_is_refused() {
     assert_eq!(reason(&[good[..good.len() - 1].to_vec()]), "not_der");
 }
 
+/// Our parser skips over some of what is wrong; other parsers do not, and then two sides see two certificates.
+#[test]
+fn what_no_strict_parser_reads_is_refused() {
+    let named = |change: &dyn Fn(&mut Vec<u8>, usize)| {
+        let mut der = with(|p| p.distinguished_name.push(rcgen::DnType::CommonName, "till"));
+        let value = der.windows(4).position(|text| text == b"till").unwrap();
+        change(&mut der, value);
+        reason(&[der])
+    };
+    assert_eq!(named(&|_, _| ()), "accepted");
+    assert_eq!(named(&|der, value| der[value] = b'b'), "accepted");
+    // SET { SEQUENCE { OBJECT IDENTIFIER (5), UTF8String (4 and its header) } }: an empty set, then end of contents.
+    assert_eq!(named(&|der, value| der[value - 10..value - 7].fill(0)), "not_der");
+    // Well-formed, but no name: a SEQUENCE where the SET should be.
+    assert_eq!(named(&|der, value| der[value - 11] = 0x30), "not_der");
+    // The signed part names another algorithm than the signature is of.
+    let mut der = signed(&leaf());
+    let algorithm = [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
+    let inside = der.windows(8).position(|oid| oid == algorithm).unwrap();
+    der[inside + 7] = 3;
+    assert_eq!(reason(&[der]), "not_der");
+}
+
 #[test]
 fn a_chain_is_loaded_from_pem_past_blocks_of_other_kinds() {
     let block = |tag: &str, der: &[u8]| pem::encode(&pem::Pem::new(tag, der));

@@ -323,6 +323,23 @@ fn a_policy_that_names_nobody_is_warned_of_by_field_and_taken_all_the_same() {
 }
 
 #[test]
+fn the_default_trust_domain_in_a_principal_is_that_of_the_mesh() {
+    let overrides = MeshOverrides { trust_domain: TrustDomain::parse("mesh.example").unwrap(), ..overrides() };
+    for (source, expected) in [
+        ("principals: [cluster.local/ns/shop/sa/default]", vec![]),
+        ("principals: [cluster.local/ns/shop/sa/nobody]", vec!["unknown_service_account"]),
+        ("trustDomains: [cluster.local]", vec!["unknown_trust_domain"]),
+    ] {
+        let text = "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n---\n".to_owned()
+            + &rules("p", "ALLOW", &format!("[{{from: [{{source: {{{source}}}}}]}}]"));
+        let (catalog, _) = Catalog::read(&[File { name: "a.yaml".into(), text: Ok(text) }], &Catalog::default());
+        let assembly = assemble(&catalog, &overrides, &BTreeMap::new());
+        let names = assembly.complaints.iter().filter(|c| c.field.contains("source")).map(|c| c.reason);
+        assert_eq!(names.collect::<Vec<_>>(), expected, "{source}");
+    }
+}
+
+#[test]
 fn names_count_in_conditions_and_those_of_pods_are_known() {
     let text = pod("shop", "a", "", ", serviceAccountName: written-nowhere", "")
         + "---\n"

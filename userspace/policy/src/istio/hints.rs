@@ -6,7 +6,10 @@ mod values;
 use serde_json::Value;
 
 use super::{Complaint, authorization};
-use crate::model::{AuthorizationPolicy, Condition, Operation, Source};
+use crate::{
+    attribute::Attribute,
+    model::{AuthorizationPolicy, Condition, Operation, Source},
+};
 
 /// Collects the hints for an AuthorizationPolicy.
 pub(super) fn collect(object: &Value, warnings: &mut Vec<Complaint>) {
@@ -104,6 +107,16 @@ fn check_condition(at: &str, condition: &Condition, warnings: &mut Vec<Complaint
                 condition.key
             ),
             "say it with another attribute",
+        ));
+    }
+    if let Ok(Attribute::Other(key)) = Attribute::parse(&condition.key) {
+        warnings.push(Complaint::new(
+            format!("{at}.key"),
+            "unknown_key_form",
+            format!(
+                "{key} names nothing that any layer sees: an ALLOW rule never matches by it, a DENY rule always may"
+            ),
+            "write the name in brackets right after request.headers or request.auth.claims",
         ));
     }
     let numeric = ["exp", "iat", "nbf"].iter().any(|claim| condition.key == format!("request.auth.claims[{claim}]"));

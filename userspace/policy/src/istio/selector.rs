@@ -133,7 +133,9 @@ fn check_target(field: &str, target: &Value, complaints: &mut Vec<Complaint>) {
 
 fn targets(spec: &Value) -> Vec<(String, &Value)> {
     let single = present(spec, "targetRef").map(|target| ("spec.targetRef".to_owned(), target));
+    // What a null entry is worth is the schema's business.
     let several = spec.get("targetRefs").and_then(Value::as_array).into_iter().flatten().enumerate();
+    let several = several.filter(|(_, target)| !target.is_null());
     single.into_iter().chain(several.map(|(i, target)| (format!("spec.targetRefs[{i}]"), target))).collect()
 }
 

@@ -1,5 +1,8 @@
 //! Values: patterns, ports, addresses, brackets, paths, keys.
 
+use serde_json::json;
+
+use super::{World, accepted, authorization, codes, from};
 use crate::{
     address::{AddressBlock, AddressError, parse_port},
     attribute::{Attribute, ConditionError, KeyError, ValueError, check_account, check_condition, check_trust_domain},
@@ -125,6 +128,28 @@ fn keys_are_known_or_refused() {
     }
 }
 
+/// Istio's webhook looks for brackets anywhere behind the name. Such a key is let in, and nobody can tell what it means.
+#[test]
+fn a_key_with_text_before_its_brackets_is_let_in_and_unknown() {
+    for key in ["request.headers.x[y]", "request.headersx[y]", "request.headers [y]", "request.auth.claims.a[b]"] {
+        assert_eq!(Attribute::parse(key), Ok(Attribute::Other(key.into())), "{key}");
+        assert!(!Attribute::Other(key.into()).known_at_l4());
+    }
+    for key in ["request.headers.x[]", "request.headers.x[y", "request.headers.x", "request.auth.claimsx[y]z"] {
+        assert_eq!(Attribute::parse(key), Err(KeyError::Brackets), "{key}");
+    }
+    let condition = json!({ "key": "request.headers.x[y]", "values": ["*"] });
+    let allow = World::new().with("p", json!({ "rules": [{ "when": [condition] }] }));
+    assert_eq!(allow.answer(&from("a/b")), "no_allow_matched");
+    let deny = World::new().with("p", json!({ "action": "DENY", "rules": [{ "when": [condition] }] }));
+    assert_eq!(deny.answer(&from("a/b")), "policy_denied");
+    let codes = codes(&accepted(&authorization("p", json!({ "rules": [{ "when": [condition] }] }))).warnings)
+        .into_iter()
+        .map(|(_, code)| code.to_owned())
+        .collect::<Vec<_>>();
+    assert!(codes.contains(&"unknown_key_form".to_owned()), "{codes:?}");
+}
+
 #[test]
 fn values_fit_their_key() {
     let one = |key: &str, value: &str| check_condition(key, &[value.to_owned()]);
@@ -147,5 +172,9 @@ fn values_fit_their_key() {
         assert_eq!(check_account(account), expected, "{account}");
     }
     assert_eq!(check_account(&"a".repeat(321)), Err(ValueError::AccountTooLong));
+    assert_eq!(
+        (check_account(&"ä".repeat(160)), check_account(&"ä".repeat(161))),
+        (Ok(()), Err(ValueError::AccountTooLong))
+    );
     assert_eq!(check_trust_domain("a/b"), Err(ValueError::TrustDomainSlash));
 }

@@ -17,8 +17,17 @@ fn a_principal_of_the_mesh_stands_for_itself_in_every_alias() {
     for unchanged in ["*", "*/ns/x/sa/y", "c/ns/x/sa/y", "a/other", "a", "spiffe://a/ns/x/sa/y", "/ns/x/sa/y"] {
         assert_eq!(expand("a", &["b"], unchanged), [unchanged]);
     }
-    // A name of another trust domain is that trust domain, whatever it is called.
-    assert_eq!(expand("a", &[], "cluster.local/ns/x/sa/y"), ["cluster.local/ns/x/sa/y"]);
+}
+
+#[test]
+fn the_default_name_points_to_the_mesh_whatever_its_name() {
+    assert_eq!(expand("a", &[], "cluster.local/ns/x/sa/y"), ["a/ns/x/sa/y"]);
+    assert_eq!(expand("a", &["b"], "cluster.local/ns/x/sa/y"), ["a/ns/x/sa/y", "b/ns/x/sa/y"]);
+    assert_eq!(expand("a", &["cluster.local"], "cluster.local/ns/x/sa/y"), ["a/ns/x/sa/y", "cluster.local/ns/x/sa/y"]);
+    // Only as a whole name.
+    for unchanged in ["cluster.local", "xcluster.local/ns/x/sa/y", "cluster.local/ns/x/*", "*local/ns/x/sa/y"] {
+        assert_eq!(expand("a", &[], unchanged), [unchanged]);
+    }
 }
 
 #[test]

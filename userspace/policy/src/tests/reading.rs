@@ -291,3 +291,11 @@ fn a_stand_in_selects_what_the_object_selects_and_all_of_the_namespace_where_tha
     assert_eq!(broken(labels("web*")), (Selector::Namespace, 0, true), "a label that no workload can have");
     assert_eq!(broken(json!({ "targetRefs": [{ "kind": "Service", "name": "a" }] })), (Selector::Waypoint, 0, true));
 }
+
+/// As in Istio's webhook; in a cluster the schema refuses it before.
+#[test]
+fn a_null_target_is_refused_by_the_schema_alone() {
+    let object = authorization("p", json!({ "targetRefs": [null, { "kind": "Service", "name": "a" }] }));
+    assert_eq!(istio::admit(&object).expect("one of our kinds").complaints, []);
+    assert_eq!(codes(&rejected(&object).complaints), [("spec.targetRefs[0]", "wrong_type")]);
+}

@@ -122,8 +122,9 @@ impl Values {
                 principals.extend(self.accounts.iter().map(|account| format!("{domain}/ns/{namespace}/sa/{account}")));
             }
         }
-        // Only what is a SPIFFE ID can have been authenticated.
+        // Only what is a SPIFFE ID can have been authenticated, and upstream's expressions assume Istio's layout.
         let ids = principals.iter().filter_map(|principal| SpiffeId::parse(&format!("spiffe://{principal}")).ok());
+        let ids = ids.filter(|id| id.service_account().is_some());
         std::iter::once(Peer::Plaintext).chain(ids.map(Peer::Authenticated)).collect()
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use culvert_policy::{
     AuthorizationPolicy, Condition, MeshSettings, Source, TrustDomains,
-    domains::{parse_identity, principal_trust_domain},
+    domains::{LOCAL, parse_identity, principal_trust_domain},
     pattern::Pattern,
 };
 
@@ -138,7 +138,7 @@ impl<'k> Known<'k> {
     /// A principal of another form is warned of when the policy is read.
     fn principal(&self, value: &str) -> Option<Strange> {
         let domain = principal_trust_domain(value).ok();
-        if let Some(strange) = domain.and_then(|domain| self.domain(domain)) {
+        if let Some(strange) = domain.filter(|domain| *domain != LOCAL).and_then(|domain| self.domain(domain)) {
             return Some(strange);
         }
         if !value.contains('*') {
