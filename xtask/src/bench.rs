@@ -51,6 +51,12 @@ pub(crate) struct Arguments {
     /// With `--counts`: commit to what is counted now.
     #[arg(long, requires = "counts")]
     update: bool,
+    /// Instead: first connections, with their handshakes, against the handshakes that this machine can do.
+    #[arg(long, conflicts_with = "counts")]
+    cold: bool,
+    /// Instead: what 10, 50 and 110 pods on a node cost with one agent, and with an Envoy in each.
+    #[arg(long, conflicts_with_all = ["counts", "cold"])]
+    sidecars: bool,
     /// More arguments of culvert's agents, in one word.
     #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
     agent_args: Option<String>,
@@ -72,6 +78,14 @@ pub(crate) fn run(wanted: &Arguments, consent: Consent) -> Result<()> {
         Some(folder) => folder.clone(),
         None => build(consent)?,
     };
+    if wanted.cold {
+        return shell::run(shell::program(rig(&programs)?).arg("cold").arg("--bin-dir").arg(folder(&programs)?));
+    }
+    if wanted.sidecars {
+        let mut bench = shell::program(rig(&programs)?);
+        bench.arg("sidecars").arg("--bin-dir").arg(folder(&programs)?).arg("--envoy").arg(tools::envoy_program());
+        return shell::run(&mut bench);
+    }
     let mut bench = shell::program(rig(&programs)?);
     bench.arg("run").arg("--bin-dir").arg(folder(&programs)?).arg("--envoy").arg(tools::envoy_program());
     bench.arg("--out").arg(paths::target().join("bench"));

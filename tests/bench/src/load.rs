@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,7 @@ use crate::meter::{Meter, Usage, Watch};
 use crate::serve::{HTTP_PORT, SINK_PORT, STALL_PORT};
 
 mod bulk;
+mod cold;
 mod connects;
 mod idle;
 mod pace;
@@ -21,9 +22,9 @@ mod stall;
 /// What to do, for how long, and whose processor time to take down meanwhile.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// The server.
-    #[arg(long)]
-    to: IpAddr,
+    /// The server, or several that take turns in `requests` and `cold`.
+    #[arg(long, required = true, value_delimiter = ',')]
+    to: Vec<IpAddr>,
     /// Seconds that count.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
@@ -58,6 +59,11 @@ pub(crate) enum Kind {
     },
     /// Connections with one request each, so many at a time.
     Connects {
+        #[arg(long)]
+        at_a_time: usize,
+    },
+    /// One connection to each server, so many at a time: nobody has called there before.
+    Cold {
         #[arg(long)]
         at_a_time: usize,
     },
@@ -153,13 +159,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         length: Duration::from_secs_f64(arguments.seconds),
     };
     let meter = Meter::new(arguments.watch.clone());
-    let at = |port| SocketAddr::new(arguments.to, port);
+    let first = *arguments.to.first().context("no server")?;
+    let at = |port| SocketAddr::new(first, port);
+    let everywhere = || arguments.to.iter().map(|to| SocketAddr::new(*to, HTTP_PORT)).collect::<Vec<_>>();
     let outcome = match arguments.kind {
         Kind::Bulk { streams } => bulk::run(at(SINK_PORT), streams, window, meter),
         Kind::Requests { connections, size, rate } => {
-            requests::run(at(HTTP_PORT), requests::Plan { connections, size, rate }, window, meter)
+            requests::run(&everywhere(), requests::Plan { connections, size, rate }, window, meter)
         }
         Kind::Connects { at_a_time } => connects::run(at(HTTP_PORT), at_a_time, window, meter),
+        Kind::Cold { at_a_time } => cold::run(&everywhere(), at_a_time, meter),
         Kind::Idle { connections, linger } => {
             let plan = idle::Plan { connections, linger: Duration::from_secs_f64(linger) };
             idle::run(at(HTTP_PORT), plan, window, meter)

@@ -31,6 +31,10 @@ enum Role {
     Run(rig::Arguments),
     /// Counts the instructions of culvert's agents and compares them with the committed figures.
     Counts(rig::CountArguments),
+    /// First connections, with their handshakes, against what the machine can do.
+    Cold(rig::ColdArguments),
+    /// A node full of pods: one agent, or a sidecar in each.
+    Sidecars(rig::SidecarArguments),
     /// Draws table and report once more, of one run or of several put together.
     Report {
         /// Files `raw.json`.
@@ -54,16 +58,10 @@ enum Role {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().role {
-        Role::Run(wanted) => match rig::run(&wanted) {
-            Ok(true) => Ok(()),
-            Ok(false) => return ExitCode::FAILURE,
-            Err(error) => Err(error),
-        },
-        Role::Counts(wanted) => match rig::count(&wanted) {
-            Ok(true) => Ok(()),
-            Ok(false) => return ExitCode::FAILURE,
-            Err(error) => Err(error),
-        },
+        Role::Run(wanted) => held(rig::run(&wanted)),
+        Role::Counts(wanted) => held(rig::count(&wanted)),
+        Role::Cold(wanted) => held(rig::cold(&wanted)),
+        Role::Sidecars(wanted) => held(rig::sidecars(&wanted)),
         Role::Report { raw, out } => output::Raw::read(&raw).and_then(|raw| output::write(&raw, &out)),
         Role::Look(wanted) => look::run(&wanted),
         Role::Pulse => watch_pulse(),
@@ -77,6 +75,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What ran in a sandbox has said there why it failed.
+fn held(outcome: anyhow::Result<bool>) -> anyhow::Result<()> {
+    anyhow::ensure!(outcome?, "failed");
+    Ok(())
 }
 
 fn watch_pulse() -> anyhow::Result<()> {

@@ -10,21 +10,26 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 mod certificates;
 mod checks;
+mod cold;
 mod contender;
 mod counts;
 mod facts;
 mod field;
 mod handshake;
+mod many;
 mod pair;
 mod proxies;
 mod rounds;
+mod sidecars;
 mod template;
 mod workload;
 
+pub(crate) use cold::{ColdArguments, run as cold};
 pub(crate) use contender::Contender;
 pub(crate) use counts::{Arguments as CountArguments, run as count};
 pub(crate) use facts::Facts;
 pub(crate) use rounds::Record;
+pub(crate) use sidecars::{SidecarArguments, run as sidecars};
 pub(crate) use workload::Workload;
 
 /// What to compare, and for how long.
@@ -110,6 +115,11 @@ impl Arguments {
             out: PathBuf::new(),
             counting: true,
         }
+    }
+
+    /// culvert alone, as it is.
+    fn for_culvert(bin_dir: &std::path::Path) -> Arguments {
+        Arguments { workers: 2, counting: false, crowd: None, ..Arguments::for_counting(bin_dir, 0) }
     }
 
     /// How long a start may take.

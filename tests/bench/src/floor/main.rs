@@ -5,6 +5,7 @@
 //! ready in a turn of its loop is sealed and sent at once. No policy, metrics, records, flow control per stream; no code of
 //! culvert's. The record layer is rustls'.
 
+mod handshakes;
 mod intake;
 mod relay;
 #[path = "../sockets.rs"]
@@ -61,6 +62,13 @@ enum Kind {
         #[arg(long)]
         peer: String,
     },
+    /// The machine's limit: handshakes per second, both sides of each on the same thread and no socket in between.
+    Handshakes {
+        #[arg(long)]
+        certificates: PathBuf,
+        #[arg(long, default_value_t = 2.0)]
+        seconds: f64,
+    },
 }
 
 fn main() -> ExitCode {
@@ -78,8 +86,9 @@ fn run(arguments: Arguments) -> Result<()> {
     match arguments.kind {
         Kind::Tcp { to, ports, bind } => relay::run(workers, bind, to, &intake::ports(&ports)?),
         Kind::Client { to, certificates, ports } => {
-            tunnel::client(workers, to, &tls::client(&certificates)?, &intake::ports(&ports)?)
+            tunnel::client(workers, to, &tls::client(&certificates, &[])?, &intake::ports(&ports)?)
         }
+        Kind::Handshakes { certificates, seconds } => handshakes::run(workers, &certificates, seconds),
         Kind::Server { listen, certificates, peer } => tunnel::server(listen, &tls::server(&certificates)?, &peer),
     }
 }

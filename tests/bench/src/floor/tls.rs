@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection, WebPkiClientVerifier};
@@ -68,9 +68,15 @@ fn own(folder: &Path, name: &str) -> Result<(Vec<CertificateDer<'static>>, Priva
     Ok((chain, PrivateKeyDer::from_pem_file(folder.join(format!("{name}.key")))?))
 }
 
-pub(crate) fn client(folder: &Path) -> Result<Arc<ClientConfig>> {
+/// With these key exchanges, or the usual ones.
+pub(crate) fn client(folder: &Path, groups: &[&'static dyn SupportedKxGroup]) -> Result<Arc<ClientConfig>> {
     let (chain, key) = own(folder, "client")?;
-    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13])?;
+    let mut provider = CryptoProvider::clone(&provider());
+    if !groups.is_empty() {
+        provider.kx_groups = groups.to_vec();
+    }
+    let builder =
+        ClientConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(&[&rustls::version::TLS13])?;
     Ok(Arc::new(builder.with_root_certificates(roots(folder)?).with_client_auth_cert(chain, key)?))
 }
 

@@ -49,11 +49,11 @@ struct Run {
     counts: bool,
 }
 
-pub(crate) fn run(server: SocketAddr, plan: Plan, window: Window, mut meter: Meter) -> Result<Outcome> {
+pub(crate) fn run(servers: &[SocketAddr], plan: Plan, window: Window, mut meter: Meter) -> Result<Outcome> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
     epoll.add(timer.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, TIMER))?;
-    let mut run = Run::connect(server, plan, &epoll)?;
+    let mut run = Run::connect(servers, plan, &epoll)?;
     run.begin(plan)?;
     let opens = Instant::now() + window.warmup;
     let closes = opens + window.length;
@@ -94,9 +94,9 @@ pub(crate) fn run(server: SocketAddr, plan: Plan, window: Window, mut meter: Met
 }
 
 impl Run {
-    fn connect(server: SocketAddr, plan: Plan, epoll: &Epoll) -> Result<Run> {
+    fn connect(servers: &[SocketAddr], plan: Plan, epoll: &Epoll) -> Result<Run> {
         let mut connections = Vec::new();
-        for place in 0..plan.connections {
+        for (place, server) in servers.iter().cycle().take(plan.connections).enumerate() {
             let stream = TcpStream::connect(server).with_context(|| format!("cannot connect to {server}"))?;
             stream.set_nodelay(true)?;
             stream.set_nonblocking(true)?;

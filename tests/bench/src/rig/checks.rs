@@ -1,7 +1,7 @@
 //! What must be so before anything is timed: it works, nothing readable crosses the link, strangers get nothing.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureSch
 
 use super::certificates::{self, FOLDER};
 use super::contender::{Found, Stranger};
+use super::pair::Pair;
 use crate::serve::HTTP_PORT;
 
 /// Sought on the link.
@@ -35,9 +36,14 @@ pub(crate) fn all(lab: &Lab, found: &Found) -> Result<()> {
 
 /// The client gets its answer, several times: a first tunnel may be on its way.
 pub(crate) fn works(found: &Found) -> Result<()> {
+    answers(&found.pair, found.pair.server.ip4())
+}
+
+/// The same of any server.
+pub(crate) fn answers(pair: &Pair, server: Ipv4Addr) -> Result<()> {
     let mut last = String::new();
     for _ in 0..20 {
-        match ask(&found.pair.client, (found.pair.server.ip4(), HTTP_PORT).into(), "warm") {
+        match ask(&pair.client, (server, HTTP_PORT).into(), "warm") {
             Ok(answer) if answer.contains("200 OK") => return Ok(()),
             Ok(answer) => last = format!("{answer:?}"),
             Err(error) => last = format!("{error:#}"),

@@ -64,8 +64,21 @@ impl Pair {
 
     /// The command of a load in the client's pod.
     pub(crate) fn load(&self, watch: &[Watch], seconds: f64, warmup: f64, words: &[String]) -> Result<Command> {
-        let mut command = self.client.netns().command(std::env::current_exe()?);
-        command.args(["load", "--to", &self.server.ip4().to_string()]);
+        self.load_from(&self.client, &[self.server.ip4().to_string()], watch, seconds, warmup, words)
+    }
+
+    /// The command of a load in any pod, to any servers.
+    pub(crate) fn load_from(
+        &self,
+        client: &Pod,
+        to: &[String],
+        watch: &[Watch],
+        seconds: f64,
+        warmup: f64,
+        words: &[String],
+    ) -> Result<Command> {
+        let mut command = client.netns().command(std::env::current_exe()?);
+        command.args(["load", "--to", &to.join(",")]);
         command.args(["--seconds", &seconds.to_string(), "--warmup", &warmup.to_string()]);
         let application = Watch { name: "server".to_owned(), pids: vec![self.application.pid()] };
         for watch in watch.iter().chain([&application]) {

@@ -12,6 +12,7 @@ use culvert_lab::{Netns, Node, Pod, Process, report, sandbox};
 
 use crate::rig::contender::{Contender, Found, Stranger};
 use crate::rig::counts::Callgrind;
+use crate::rig::many::More;
 use crate::rig::pair::Pair;
 use crate::rig::{Arguments, template};
 
@@ -28,10 +29,7 @@ struct Place {
 }
 
 pub(crate) fn start(contender: Contender, pair: Pair, programs: &Path, wanted: &Arguments) -> Result<Found> {
-    let folder = PathBuf::from(format!("/run/lab/culvert-{}", pair.number()));
-    let port = 15100 + u16::try_from(pair.number())?;
-    let prefix = if wanted.counting { Callgrind::prefix() } else { Vec::new() };
-    let place = Place { folder, port, programs: programs.to_path_buf(), prefix, patience: wanted.patience() };
+    let place = Place::of(&pair, programs, wanted)?;
     place.write_manifests(&pair)?;
     if contender == Contender::Crowded {
         place.write_crowd(wanted.crowd.unwrap_or_default())?;
@@ -59,11 +57,43 @@ pub(crate) fn start(contender: Contender, pair: Pair, programs: &Path, wanted: &
     })
 }
 
+/// More pods of the mesh that runs, of the namespace of the others: the same policy concerns them.
+pub(crate) fn add(pair: &Pair, more: &[&More], wanted: &Arguments) -> Result<()> {
+    let place = Place::of(pair, &wanted.bin_dir, wanted)?;
+    place.write_more(more)?;
+    more.iter().try_for_each(|one| place.enrol(&one.pod, &one.name))?;
+    more.iter().try_for_each(|one| {
+        let both = [&pair.client_node, &pair.server_node];
+        both.iter().try_for_each(|node| place.wait_until_one_is_known(node, &one.pod, &one.name))
+    })
+}
+
 fn pods(pair: &Pair) -> [(&Pod, &'static str); 3] {
     [(&pair.client, "client"), (&pair.other, "other"), (&pair.server, "server")]
 }
 
 impl Place {
+    fn of(pair: &Pair, programs: &Path, wanted: &Arguments) -> Result<Place> {
+        let folder = PathBuf::from(format!("/run/lab/culvert-{}", pair.number()));
+        let port = 15100 + u16::try_from(pair.number())?;
+        let prefix = if wanted.counting { Callgrind::prefix() } else { Vec::new() };
+        Ok(Place { folder, port, programs: programs.to_path_buf(), prefix, patience: wanted.patience() })
+    }
+
+    /// A file for each, so that those of before stay.
+    fn write_more(&self, more: &[&More]) -> Result<()> {
+        more.iter().try_for_each(|one| {
+            let (name, account, address) = (&one.name, one.account, one.pod.ip4());
+            let text = format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: bench, uid: bench-{name}, labels: {{app: {account}}}}}\n\
+                 spec: {{nodeName: {}, serviceAccountName: {account}, containers: [{{name: c, image: i}}]}}\n\
+                 status: {{podIP: {address}, podIPs: [{{ip: {address}}}]}}\n",
+                one.pod.node().name()
+            );
+            Ok(std::fs::write(self.folder.join(format!("manifests/more-{name}.yaml")), text)?)
+        })
+    }
+
     fn program(&self, name: &str) -> String {
         self.programs.join(name).display().to_string()
     }
@@ -175,14 +205,19 @@ impl Place {
     fn wait_until_known(&self, pair: &Pair) -> Result<()> {
         for node in [&pair.client_node, &pair.server_node] {
             for (pod, name) in pods(pair) {
-                let deadline = Instant::now() + self.patience;
-                while !self.knows(node, pod, name) {
-                    if Instant::now() > deadline {
-                        bail!("the agent of {} does not know where {name} is", node.name());
-                    }
-                    std::thread::sleep(Duration::from_millis(20));
-                }
+                self.wait_until_one_is_known(node, pod, name)?;
             }
+        }
+        Ok(())
+    }
+
+    fn wait_until_one_is_known(&self, node: &Node, pod: &Pod, name: &str) -> Result<()> {
+        let deadline = Instant::now() + self.patience;
+        while !self.knows(node, pod, name) {
+            if Instant::now() > deadline {
+                bail!("the agent of {} does not know where {name} is", node.name());
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
     }

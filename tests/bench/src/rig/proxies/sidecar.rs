@@ -1,11 +1,12 @@
 //! Proxies that stand in the pods: one beside the client, one beside the server.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use culvert_lab::Process;
+use culvert_lab::{Netns, Process};
 
-use super::{redirect_to_sidecar, wait_for_ports};
+use super::{nft, redirect_to_sidecar, wait_for_ports};
 use crate::rig::Arguments;
 use crate::rig::certificates::{self, CLIENT, SERVER};
 use crate::rig::contender::{Contender, Found, Stranger};
@@ -57,11 +58,23 @@ fn version(kind: &Kind) -> Result<String> {
 }
 
 fn start_side(kind: &Kind, pair: &Pair, side: Side, workers: usize) -> Result<Process> {
-    let folder = certificates::make(Path::new(certificates::FOLDER))?;
     let name = format!("{}-{}-{}", kind.contender.name(), side.word(), pair.number());
-    // Envoy goes by the ending.
-    let ending = if kind.contender == Contender::Envoy { "yaml" } else { "conf" };
-    let file = format!("/run/lab/{name}.{ending}");
+    start_in(kind, pair.netns(side), pair.server.ip4(), side, &name, workers)
+}
+
+/// One in a server's pod.
+pub(crate) fn start_beside(
+    kind: &Kind,
+    netns: &Netns,
+    server: Ipv4Addr,
+    name: &str,
+    workers: usize,
+) -> Result<Process> {
+    start_in(kind, netns, server, Side::Server, &format!("{}-beside-{name}", kind.contender.name()), workers)
+}
+
+fn start_in(kind: &Kind, netns: &Netns, server: Ipv4Addr, side: Side, name: &str, workers: usize) -> Result<Process> {
+    let folder = certificates::make(Path::new(certificates::FOLDER))?;
     let mut words = vec![
         ("folder", folder.display().to_string()),
         ("client_id", CLIENT.to_owned()),
@@ -70,8 +83,16 @@ fn start_side(kind: &Kind, pair: &Pair, side: Side, workers: usize) -> Result<Pr
         ("state", format!("/run/lab/{name}")),
     ];
     words.extend(kind.words.clone());
-    std::fs::write(&file, template::proxy(kind.configuration, side, pair.server.ip4(), &words)?)?;
-    let netns = pair.netns(side);
+    let text = template::proxy(kind.configuration, side, server, &words)?;
+    start_with(kind, netns, &text, name, workers, &PORTS.map(|port| side.listen(port)))
+}
+
+/// Starts it with a configuration and waits until it listens.
+fn start_with(kind: &Kind, netns: &Netns, text: &str, name: &str, workers: usize, ports: &[u16]) -> Result<Process> {
+    // Envoy goes by the ending.
+    let ending = if kind.contender == Contender::Envoy { "yaml" } else { "conf" };
+    let file = format!("/run/lab/{name}.{ending}");
+    std::fs::write(&file, text)?;
     let mut command = netns.command(&kind.program);
     for argument in &kind.arguments {
         command.arg(argument.replace("FILE", &file).replace("WORKERS", &workers.to_string()));
@@ -79,8 +100,23 @@ fn start_side(kind: &Kind, pair: &Pair, side: Side, workers: usize) -> Result<Pr
     if let Some(folder) = &kind.libraries {
         command.env("LD_LIBRARY_PATH", folder);
     }
-    let mut process = Process::start_command(&name, command)?;
-    wait_for_ports(&mut process, netns, &PORTS.map(|port| side.listen(port)))?;
+    let mut process = Process::start_command(name, command)?;
+    wait_for_ports(&mut process, netns, ports)?;
+    Ok(process)
+}
+
+/// An Envoy in the client's pod that finds every server's sidecar.
+pub(crate) fn start_for_many(kind: &Kind, pair: &Pair) -> Result<Process> {
+    let folder = certificates::make(Path::new(certificates::FOLDER))?.display().to_string();
+    let listen = Side::Server.listen(HTTP_PORT).to_string();
+    let words = [("folder", folder), ("server_id", SERVER.to_owned()), ("listen", listen)];
+    let text = template::fill(include_str!("../../../rivals/envoy-node.yaml"), &words)?;
+    let process = start_with(kind, pair.client.netns(), &text, "envoy-many", 2, &[15001])?;
+    let rules = format!(
+        "table ip bench {{\n chain out {{\n  type nat hook output priority -100; policy accept;\n  tcp dport {HTTP_PORT} \
+         redirect to :15001\n }}\n}}\n"
+    );
+    nft(pair.client.netns(), "many", &rules)?;
     Ok(process)
 }
 
