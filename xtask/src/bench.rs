@@ -39,6 +39,12 @@ pub(crate) struct Arguments {
     /// One more contender, `crowded`: culvert in a mesh of N more pods and N more policies.
     #[arg(long, value_name = "N")]
     crowd: Option<usize>,
+    /// One more contender, `churning`: a policy of the server's changes four times a second (also with `--full`).
+    #[arg(long)]
+    churn: bool,
+    /// One more contender, `rotating`: certificates live ten seconds (also with `--full`).
+    #[arg(long)]
+    rotate: bool,
     /// A ztunnel built with its feature `testing`.
     #[arg(long, value_name = "FILE")]
     ztunnel: Option<PathBuf>,
@@ -178,6 +184,8 @@ fn words(wanted: &Arguments) -> Vec<String> {
     if !only.is_empty() {
         words.extend(["--only".to_owned(), only.join(",")]);
     }
+    let more = [(wanted.churn || wanted.full, "--churn"), (wanted.rotate || wanted.full, "--rotate")];
+    words.extend(more.iter().filter(|(wanted, _)| *wanted).map(|(_, word)| (*word).to_owned()));
     if let Some(crowd) = wanted.crowd {
         words.extend(["--crowd".to_owned(), crowd.to_string()]);
     }

@@ -83,6 +83,12 @@ pub(crate) struct Arguments {
     /// More pods and policies in the mesh of the contender `crowded`, so many of each.
     #[arg(long)]
     crowd: Option<usize>,
+    /// One more contender, `churning`: a policy of the server's changes four times a second.
+    #[arg(long)]
+    churn: bool,
+    /// One more contender, `rotating`: certificates live ten seconds.
+    #[arg(long)]
+    rotate: bool,
     /// Where the raw figures go.
     #[arg(long)]
     out: PathBuf,
@@ -112,6 +118,8 @@ impl Arguments {
             agent_args: String::new(),
             check: None,
             crowd: Some(crowd),
+            churn: false,
+            rotate: false,
             out: PathBuf::new(),
             counting: true,
         }

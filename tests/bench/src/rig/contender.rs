@@ -23,6 +23,10 @@ pub(crate) enum Contender {
     Culvert,
     /// The agents of `--bin-dir` in a mesh of many pods and policies.
     Crowded,
+    /// The agents of `--bin-dir` while a policy of the server's changes four times a second.
+    Churning,
+    /// The agents of `--bin-dir` with certificates that live ten seconds and are renewed all the time.
+    Rotating,
     /// The agents of `--before`.
     Before,
     /// A pair of sidecars.
@@ -80,13 +84,15 @@ impl Stranger {
 }
 
 impl Contender {
-    pub(crate) const ALL: [Contender; 11] = [
+    pub(crate) const ALL: [Contender; 13] = [
         Contender::NoMesh,
         Contender::FloorTcp,
         Contender::Floor,
         Contender::TcpProxy,
         Contender::Culvert,
         Contender::Crowded,
+        Contender::Churning,
+        Contender::Rotating,
         Contender::Before,
         Contender::Envoy,
         Contender::Ztunnel,
@@ -101,6 +107,8 @@ impl Contender {
             Contender::Floor => "floor",
             Contender::Culvert => "culvert",
             Contender::Crowded => "crowded",
+            Contender::Churning => "churning",
+            Contender::Rotating => "rotating",
             Contender::Before => "before",
             Contender::Envoy => "envoy",
             Contender::Ztunnel => "ztunnel",
@@ -115,6 +123,8 @@ impl Contender {
         match self {
             Contender::NoMesh | Contender::FloorTcp | Contender::Floor | Contender::Culvert => true,
             Contender::Crowded => wanted.crowd.is_some(),
+            Contender::Churning => wanted.churn,
+            Contender::Rotating => wanted.rotate,
             Contender::Before => wanted.before.is_some(),
             Contender::Envoy => wanted.envoy.is_some(),
             Contender::Ztunnel => wanted.ztunnel.is_some(),
@@ -166,7 +176,9 @@ impl Contender {
                 strangers: Vec::new(),
             }),
             Contender::FloorTcp | Contender::Floor => floor::start(self, pair, wanted.workers),
-            Contender::Culvert | Contender::Crowded => culvert::start(self, pair, &wanted.bin_dir, wanted),
+            Contender::Culvert | Contender::Crowded | Contender::Churning | Contender::Rotating => {
+                culvert::start(self, pair, &wanted.bin_dir, wanted)
+            }
             Contender::Before => culvert::start(self, pair, wanted.before.as_ref().ok_or_else(missing)?, wanted),
             Contender::Envoy => {
                 sidecar::start(&sidecar::envoy(wanted.envoy.as_ref().ok_or_else(missing)?), pair, wanted)
@@ -191,6 +203,11 @@ impl Found {
     pub(crate) fn says(&self) -> String {
         let agreed = self.agreed.as_deref().unwrap_or("no TLS");
         format!("{}; {agreed}; {} threads", self.version, self.workers)
+    }
+
+    /// What goes on while it is measured, to be ended with [`culvert::Churn::end`].
+    pub(crate) fn disturb(&self, wanted: &Arguments) -> Result<Option<culvert::Churn>> {
+        (self.contender == Contender::Churning).then(|| culvert::Churn::begin(&self.pair, wanted)).transpose()
     }
 
     /// The proxies with their children, to be watched together.

@@ -11,6 +11,7 @@ use super::Arguments;
 use super::contender::Found;
 use super::field::Field;
 use super::pair;
+use super::proxies::culvert::Churn;
 use super::workload::Workload;
 use crate::load::Outcome;
 use crate::pulse::{self, Distance};
@@ -105,6 +106,13 @@ fn placement(wanted: Option<Distance>) -> Result<Distance> {
 }
 
 pub(super) fn measure(one: &Found, workload: &Workload, wanted: &Arguments) -> Result<(Outcome, Option<Outcome>)> {
+    let disturbed = one.disturb(wanted)?;
+    let measured = run_load(one, workload, wanted)?;
+    disturbed.map_or(Ok(()), Churn::end)?;
+    Ok(measured)
+}
+
+fn run_load(one: &Found, workload: &Workload, wanted: &Arguments) -> Result<(Outcome, Option<Outcome>)> {
     let load = |words: &[String], seconds, warmup| one.pair.load(&one.watch(), seconds, warmup, words);
     let Some(second) = &workload.beside else {
         return Ok((pair::finish(load(&workload.words, wanted.seconds, wanted.warmup)?)?, None));

@@ -4,9 +4,12 @@ use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use culvert_lab::topology::FABRIC_IP4;
 use culvert_lab::{Netns, Node, Pod, Process, report, sandbox};
 
@@ -16,9 +19,13 @@ use crate::rig::many::More;
 use crate::rig::pair::Pair;
 use crate::rig::{Arguments, template};
 
+/// Longer than the control plane waits for the directory to be quiet.
+const BETWEEN_CHANGES: Duration = Duration::from_millis(250);
+
 const MANIFESTS: &str = include_str!("../../../rivals/culvert.yaml");
 
 /// Its own folders and ports, so that two of them stand side by side.
+#[derive(Debug)]
 struct Place {
     folder: PathBuf,
     port: u16,
@@ -31,13 +38,17 @@ struct Place {
 pub(crate) fn start(contender: Contender, pair: Pair, programs: &Path, wanted: &Arguments) -> Result<Found> {
     let place = Place::of(&pair, programs, wanted)?;
     place.write_manifests(&pair)?;
+    let mut more = wanted.clone();
+    if contender == Contender::Rotating {
+        more.agent_args.push_str(" --svid-life 10s");
+    }
     if contender == Contender::Crowded {
         place.write_crowd(wanted.crowd.unwrap_or_default())?;
     }
     let control = place.start_control()?;
     let mut processes = Vec::new();
     for node in [&pair.client_node, &pair.server_node] {
-        processes.push(place.start_agent(node, wanted)?);
+        processes.push(place.start_agent(node, &more)?);
     }
     for (pod, name) in pods(&pair) {
         place.enrol(pod, name)?;
@@ -222,6 +233,14 @@ impl Place {
         Ok(())
     }
 
+    /// The edition of the mesh that an agent goes by.
+    fn generation(&self, node: &str) -> Result<u64> {
+        let socket = self.run_dir(node).join("admin.sock").display().to_string();
+        let answer = Netns::own().run(&self.program("culvert"), &["status", "--json", "--socket", &socket])?;
+        let answer: serde_json::Value = serde_json::from_str(&answer)?;
+        answer["generation"].as_u64().context("an agent that goes by no edition of the mesh")
+    }
+
     fn knows(&self, node: &Node, pod: &Pod, name: &str) -> bool {
         let socket = self.run_dir(node.name()).join("admin.sock").display().to_string();
         let name = format!("bench/{name}");
@@ -230,6 +249,56 @@ impl Place {
         let answer: serde_json::Value = serde_json::from_str(&answer).unwrap_or_default();
         answer["source"]["address"] == pod.ip4().to_string()
     }
+}
+
+/// Changes a policy that concerns the server four times a second, until it is ended.
+#[derive(Debug)]
+pub(crate) struct Churn {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<()>>,
+    place: Place,
+    node: String,
+    began_with: u64,
+}
+
+impl Churn {
+    pub(crate) fn begin(pair: &Pair, wanted: &Arguments) -> Result<Churn> {
+        let (place, node) = (Place::of(pair, &wanted.bin_dir, wanted)?, pair.server_node.name().to_owned());
+        let began_with = place.generation(&node)?;
+        let (stop, folder) = (Arc::new(AtomicBool::new(false)), place.folder.clone());
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::Builder::new().name("churn".to_owned()).spawn(move || {
+            let mut edition = 0_u32;
+            while !stopped.load(Ordering::Relaxed) {
+                edition += 1;
+                change_policy(&folder, edition)?;
+                std::thread::sleep(BETWEEN_CHANGES);
+            }
+            Ok(())
+        })?;
+        Ok(Churn { stop, thread, place, node, began_with })
+    }
+
+    /// An error when the server's agent has seen no change.
+    pub(crate) fn end(self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| anyhow!("the changes of the policy panicked"))??;
+        let now = self.place.generation(&self.node)?;
+        ensure!(now > self.began_with, "the agent has seen no change of the policy");
+        Ok(())
+    }
+}
+
+/// One more policy for the server, which allows somebody else each time: everything open is judged again.
+fn change_policy(folder: &Path, edition: u32) -> Result<()> {
+    let text = format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: churn, namespace: bench}}\n\
+         spec: {{selector: {{matchLabels: {{app: server}}}}, action: ALLOW, \
+         rules: [{{from: [{{source: {{principals: [cluster.local/ns/bench/sa/somebody-{edition}]}}}}]}}]}}\n"
+    );
+    let half = folder.join("churn.half");
+    std::fs::write(&half, text)?;
+    Ok(std::fs::rename(&half, folder.join("manifests/churn.yaml"))?)
 }
 
 fn wait_until(process: &mut Process, patience: Duration, mut is_so: impl FnMut() -> bool) -> Result<()> {
