@@ -43,7 +43,7 @@ fn document(file: &str, line: u64, text: &str) -> Option<Document> {
         Ok(value) => Ok(value),
         Err(error) => {
             let at = error.location().map_or(line + skipped, |at| line + at.line().saturating_sub(1));
-            Err(broken(at, &error.without_snippet().to_string(), text))
+            Err(broken(at, in_words(&error.without_snippet().to_string(), line), text))
         }
     };
     Some(Document { origin, content })
@@ -69,12 +69,39 @@ fn split(text: &str) -> Vec<(u64, String)> {
     parts
 }
 
-fn broken(line: u64, why: &str, text: &str) -> Broken {
-    let why = why.lines().next().unwrap_or_default().to_owned();
-    let value = |key: &str| {
-        let mut values = text.lines().filter_map(|line| line.trim().strip_prefix(key)?.trim().strip_prefix(':'));
-        let value = values.next()?.split('#').next()?.trim().trim_matches(['"', '\'']);
-        (!value.is_empty()).then(|| value.to_owned())
-    };
+fn broken(line: u64, why: String, text: &str) -> Broken {
+    let value = |key: &str| text.lines().flat_map(|line| line.split(['{', '[', ','])).find_map(|part| entry(part, key));
     Broken { line, why, kind: value("kind"), namespace: value("namespace"), name: value("name") }
 }
+
+/// The value of `KEY: VALUE` or `"KEY": "VALUE"`, with whatever stands around it.
+fn entry(part: &str, key: &str) -> Option<String> {
+    let quotes = ['"', '\''];
+    let part = part.trim_start_matches([' ', '\t', '-']);
+    let (name, value) = part.split_once(':')?;
+    let value = value.split(['#', '}', ']']).next()?.trim().trim_matches(quotes);
+    (name.trim().trim_matches(quotes) == key && !value.is_empty()).then(|| value.to_owned())
+}
+
+/// What the parser says, with the lines of the file instead of those of the document, and without its own settings.
+fn in_words(why: &str, first_line: u64) -> String {
+    let why = why.lines().next().unwrap_or_default();
+    let why = [", set DuplicateKeyPolicy", "; use from_str_multiple"].iter().fold(why.to_owned(), |why, hint| {
+        let Some(start) = why.find(hint) else { return why };
+        let end = why[start..].find(" at line ").map_or(why.len(), |end| start + end);
+        format!("{}{}", &why[..start], &why[end..])
+    });
+    let mut parts = why.split("line ");
+    let mut words = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let digits = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+        let line = part[..digits].parse::<u64>().map(|line| (line + first_line - 1).to_string());
+        words.push_str("line ");
+        words.push_str(line.as_deref().unwrap_or(&part[..digits]));
+        words.push_str(&part[digits..]);
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests;

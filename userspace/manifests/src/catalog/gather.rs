@@ -32,7 +32,8 @@ pub(super) fn gather(files: &[File], previous: &Catalog) -> (Catalog, Vec<Compla
     pass.stand_in_for_what_nobody_can_read();
     pass.list_ignored_kinds();
     pass.complaints.sort();
-    (Catalog { held: pass.held, live: None }, pass.complaints)
+    let held = pass.held.into_iter().map(|(key, held)| (key, Arc::new(held))).collect();
+    (Catalog { held, live: None }, pass.complaints)
 }
 
 struct Pass<'p> {
@@ -97,7 +98,13 @@ impl<'p> Pass<'p> {
                 }
                 self.read_object(origin, key, value);
             }
-            Header::Foreign { api_version, kind } => {
+            Header::Foreign { api_version, kind, meant: Some(meant) } => {
+                let text = format!("kind {kind} ({api_version}) is not read: this policy is not in force");
+                let version = meant.api_versions().first().copied().unwrap_or_default();
+                let remedy = format!("did you mean kind {} of apiVersion {version}?", meant.as_str());
+                self.complain(origin, None, Severity::Error, "kind_misspelt", &text, &remedy);
+            }
+            Header::Foreign { api_version, kind, meant: None } => {
                 self.ignored.entry((api_version, kind)).or_insert_with(|| (origin.clone(), 0)).1 += 1;
             }
             Header::UnknownVersion { key, api_version } => {
@@ -174,7 +181,7 @@ impl<'p> Pass<'p> {
 
     fn last_good(&self, key: &ObjectKey) -> Option<Held> {
         let held = self.previous.held.get(key).filter(|held| held.standing != Standing::Invalid)?;
-        Some(Held { standing: Standing::LastGood, ..held.clone() })
+        Some(Held { standing: Standing::LastGood, ..(**held).clone() })
     }
 
     fn read_broken(&mut self, origin: &Origin, broken: Broken) {

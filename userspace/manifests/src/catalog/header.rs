@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use crate::object::{ObjectKey, ObjectKind};
+use crate::{
+    fields::nearest,
+    object::{ObjectKey, ObjectKind},
+};
 
 /// The namespace of what does not say one.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -15,7 +18,12 @@ pub(super) enum Header {
     /// An object of a kind that is read. `defaulted`: it had no namespace and got `default`.
     Ours { key: ObjectKey, defaulted: bool },
     /// An object of another kind.
-    Foreign { api_version: String, kind: String },
+    Foreign {
+        api_version: String,
+        kind: String,
+        /// A policy, most likely, with a slip in its kind or its group.
+        meant: Option<ObjectKind>,
+    },
     /// Ours by its group, but in a version that nobody knows.
     UnknownVersion { key: ObjectKey, api_version: String },
     /// Ours, but it has no name.
@@ -29,11 +37,11 @@ pub(super) fn header(value: &Value) -> Header {
     let (Some(api_version), Some(kind)) = (text("apiVersion"), text("kind")) else {
         return Header::Nothing(if value.is_object() { "apiVersion or kind is missing" } else { "not an object" });
     };
-    let group = |version: &str| version.rsplit_once('/').map_or(String::new(), |(group, _)| group.to_owned());
     let ours =
         ObjectKind::of(kind).filter(|kind| kind.api_versions().iter().any(|known| group(known) == group(api_version)));
     let Some(kind) = ours else {
-        return Header::Foreign { api_version: api_version.to_owned(), kind: kind.to_owned() };
+        let meant = meant(api_version, kind);
+        return Header::Foreign { api_version: api_version.to_owned(), kind: kind.to_owned(), meant };
     };
     let metadata = |key: &str| value.get("metadata")?.get(key)?.as_str().filter(|text| !text.is_empty());
     let namespace = if kind.namespaced() { metadata("namespace").unwrap_or(DEFAULT_NAMESPACE) } else { "" };
@@ -47,6 +55,21 @@ pub(super) fn header(value: &Value) -> Header {
         return Header::UnknownVersion { key, api_version: api_version.to_owned() };
     }
     Header::Ours { key, defaulted: kind.namespaced() && metadata("namespace").is_none() }
+}
+
+/// The kind of policy that somebody meant who slipped in its kind or its group. A policy that goes unread leaves open what it
+/// should close.
+fn meant(api_version: &str, kind: &str) -> Option<ObjectKind> {
+    let policies = [ObjectKind::AuthorizationPolicy, ObjectKind::PeerAuthentication, ObjectKind::RequestAuthentication];
+    nearest(&group(api_version), &[culvert_policy::istio::GROUP])?;
+    let near = nearest(kind, &policies.map(ObjectKind::as_str))?;
+    policies.into_iter().find(|policy| policy.as_str() == near)
+}
+
+/// The group of an `apiVersion`, also where the version was forgotten.
+fn group(api_version: &str) -> String {
+    let group = api_version.rsplit_once('/').map(|(group, _)| group);
+    group.or_else(|| api_version.contains('.').then_some(api_version)).unwrap_or_default().to_owned()
 }
 
 /// The key of an object that is ours.

@@ -248,6 +248,44 @@ fn other_kinds_are_listed_once_and_versions_nobody_knows_are_errors() {
     let (catalog, complaints) = read(old);
     assert_eq!(said(&complaints), ["error unknown_version"]);
     assert_eq!(standing(&catalog, "AuthorizationPolicy shop/p"), Some(Standing::Invalid));
+    let (catalog, complaints) = read(&old.replace("/v1alpha1", ""));
+    assert_eq!(said(&complaints), ["error unknown_version"], "the version was forgotten");
+    assert_eq!(standing(&catalog, "AuthorizationPolicy shop/p"), Some(Standing::Invalid));
+}
+
+#[test]
+fn a_policy_with_a_slip_in_its_kind_or_group_is_not_passed_over_like_a_kind_of_others() {
+    let object = |version: &str, kind: &str| {
+        read(&format!("{{apiVersion: {version}, kind: {kind}, metadata: {{name: p, namespace: shop}}}}")).1
+    };
+    for (version, kind) in [
+        ("security.istio.io/v1", "AuthorisationPolicy"),
+        ("security.istio.io/v1", "authorizationpolicy"),
+        ("security.istio.io/v1", "AuthorizationPolicys"),
+        ("security.istio.oi/v1", "AuthorizationPolicy"),
+        ("security.istio.io/v1beta1", "PeerAuthentification"),
+    ] {
+        let complaints = object(version, kind);
+        assert_eq!(said(&complaints), ["error kind_misspelt"], "{version} {kind}");
+        assert!(complaints[0].remedy.contains("did you mean kind "), "{complaints:?}");
+    }
+    for (version, kind) in [
+        ("policy.linkerd.io/v1alpha1", "AuthorizationPolicy"),
+        ("networking.istio.io/v1", "DestinationRule"),
+        ("batch/v1", "Job"),
+    ] {
+        assert_eq!(said(&object(version, kind)), ["info kind_ignored"], "{version} {kind}");
+    }
+}
+
+/// The stand-in must close the namespace that the policy is for, whatever the style it is written in.
+#[test]
+fn a_broken_policy_in_flow_style_closes_its_own_namespace() {
+    let broken =
+        "kind: AuthorizationPolicy\napiVersion: security.istio.io/v1\nmetadata: {name: p, namespace: shop}\nspec: {\n";
+    let (catalog, complaints) = read(broken);
+    assert!(said(&complaints).contains(&"error not_yaml".to_owned()), "{complaints:?}");
+    assert_eq!(standing(&catalog, "AuthorizationPolicy shop/p"), Some(Standing::Invalid));
 }
 
 #[test]
@@ -357,7 +395,7 @@ fn a_policy_that_is_not_even_yaml_refuses_its_namespace() {
     assert_eq!(said(&complaints), ["error not_yaml"]);
     let policies: Vec<_> = catalog.objects().filter(|(key, _)| key.kind == ObjectKind::AuthorizationPolicy).collect();
     assert_eq!(policies.len(), 1);
-    assert_eq!((policies[0].0.namespace.as_str(), policies[0].1.standing), ("default", Standing::Invalid));
+    assert_eq!((policies[0].0.namespace.as_str(), policies[0].1.standing), ("shop", Standing::Invalid));
     let block = broken.replace("metadata: {name: p, namespace: shop}", "metadata:\n  name: p\n  namespace: shop");
     assert_eq!(standing(&read(&block).0, "AuthorizationPolicy shop/p"), Some(Standing::Invalid));
 }
