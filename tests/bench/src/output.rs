@@ -142,6 +142,7 @@ pub(crate) struct Group {
     pub(crate) title: String,
     pub(crate) workload: String,
     pub(crate) cores: Distance,
+    pub(crate) rounds: usize,
     pub(crate) contenders: Vec<&'static str>,
     records: Vec<Record>,
 }
@@ -170,7 +171,7 @@ pub(crate) fn groups(raw: &Raw) -> Vec<Group> {
             let contenders = Contender::ALL.iter().map(|contender| contender.name()).filter(there).collect();
             let plural = if rounds == 1 { "" } else { "s" };
             let title = format!("{}: {} [{}, {rounds} round{plural}]", workload.name, workload.title, cores.words());
-            groups.push(Group { title, workload: workload.name.clone(), cores, contenders, records });
+            groups.push(Group { title, workload: workload.name.clone(), cores, rounds, contenders, records });
         }
     }
     groups

@@ -14,6 +14,13 @@ const JUDGED: &[&str] = &["Gb/s", "per s", "core-s/GB", "proxies' µs each"];
 /// How far a ratio may be off before it counts, beside both intervals being clear of each other.
 const NOISE: f64 = 0.10;
 
+/// The same where there were fewer rounds than [`ENOUGH`]: the interval of three figures is narrower than what another
+/// three would show.
+const NOISE_OF_FEW: f64 = 0.15;
+
+/// Rounds from which on an interval says how far figures scatter.
+const ENOUGH: usize = 5;
+
 /// Workload, figure, contender.
 type Key = (String, String, String);
 
@@ -21,16 +28,21 @@ type Key = (String, String, String);
 pub(crate) fn check(raw: &Raw, document: &Path) -> Result<()> {
     let text = std::fs::read_to_string(document).with_context(|| format!("cannot read {}", document.display()))?;
     let mut compared = 0;
-    let mut worse = Vec::new();
+    let (mut worse, mut alone) = (Vec::new(), Vec::new());
     for group in groups(raw) {
         let committed = committed(&text, group.cores.words());
         for metric in METRICS.iter().filter(|metric| JUDGED.contains(&metric.name)) {
             for row in rows(&group, metric) {
                 let key = (group.workload.clone(), metric.name.to_owned(), row.contender.to_owned());
-                let (Some(now), Some(then)) = (row.ratio, committed.get(&key)) else { continue };
+                let Some(now) = row.ratio else { continue };
+                let then = committed.get(&key);
+                let (workload, figure, contender) = key;
+                let Some(then) = then else {
+                    alone.push(format!("{workload} {figure} {contender}"));
+                    continue;
+                };
                 compared += 1;
-                if is_worse(now, *then, metric.more_is_better) {
-                    let (workload, figure, contender) = key;
+                if is_worse(now, *then, metric.more_is_better, noise(group.rounds)) {
                     worse.push(format!(
                         "{workload}, {figure}, against {contender}: x{:.2} ({:.2}-{:.2}), was x{:.2} ({:.2}-{:.2})",
                         now.median, now.low, now.high, then.median, then.low, then.high
@@ -41,17 +53,24 @@ pub(crate) fn check(raw: &Raw, document: &Path) -> Result<()> {
     }
     ensure!(compared > 0, "{} has no ratio to compare with for these workloads", document.display());
     println!("{compared} ratios compared with {}, {} worse", document.display(), worse.len());
+    if !alone.is_empty() {
+        println!("not compared, for there is no such ratio there: {}", alone.join(", "));
+    }
     if !worse.is_empty() {
         bail!("regressions:\n{}", worse.join("\n"));
     }
     Ok(())
 }
 
-fn is_worse(now: Ratio, then: Ratio, more_is_better: bool) -> bool {
+fn noise(rounds: usize) -> f64 {
+    if rounds < ENOUGH { NOISE_OF_FEW } else { NOISE }
+}
+
+fn is_worse(now: Ratio, then: Ratio, more_is_better: bool, noise: f64) -> bool {
     if more_is_better {
-        now.high < then.low && now.median < then.median * (1.0 - NOISE)
+        now.high < then.low && now.median < then.median * (1.0 - noise)
     } else {
-        now.low > then.high && now.median > then.median * (1.0 + NOISE)
+        now.low > then.high && now.median > then.median * (1.0 + noise)
     }
 }
 
