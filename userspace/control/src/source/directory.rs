@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File as OsFile, Metadata},
     io::{self, Read},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -94,15 +94,20 @@ pub fn read_files(path: &Path) -> Result<Vec<File>, DirectoryError> {
     Ok(files)
 }
 
-/// `None`: gone since it was listed, or not a file.
+/// `None`: gone since it was listed, or a folder.
 fn read_file(path: &Path) -> Result<Option<String>, String> {
-    let mut file = match OsFile::open(path) {
+    // A pipe would be waited for until somebody writes to it.
+    let open = OsFile::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
+    let mut file = match open {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return gone(path),
         other => other.map_err(|error| error.to_string())?,
     };
     let metadata = file.metadata().map_err(|error| error.to_string())?;
-    if !metadata.is_file() {
+    if metadata.is_dir() {
         return Ok(None);
+    }
+    if !metadata.is_file() {
+        return Err("it is a pipe, a socket or a device and not a file".to_owned());
     }
     check_file(&metadata)?;
     let mut bytes = Vec::new();

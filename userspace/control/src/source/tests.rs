@@ -94,6 +94,23 @@ fn a_file_emptied_or_linked_to_nowhere_keeps_what_it_said() {
     assert_eq!(names(), ["other"], "removed");
 }
 
+#[test]
+fn a_pipe_or_a_device_is_said_to_be_no_file_and_nobody_waits_for_it() {
+    let (_root, path) = directory();
+    put(&path, "b.yaml", NAMESPACE);
+    nix::unistd::mkfifo(&path.join("a.yaml"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", path.join("c.yaml")).unwrap();
+    fs::create_dir(path.join("d.yaml")).unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(Source::new(&path, Catalog::default()).read().map_err(|e| e.reason())));
+    let Ok(Reading::Catalog(catalog, complaints)) = receiver.recv_timeout(Duration::from_secs(60)).unwrap() else {
+        panic!("the good file is read")
+    };
+    assert_eq!(catalog.objects().map(|(key, _)| key.to_string()).collect::<Vec<_>>(), ["Namespace shop"]);
+    let files = complaints.iter().filter(|c| c.reason == "file_unreadable").map(|c| c.origin.file.as_str());
+    assert_eq!(files.collect::<Vec<_>>(), ["a.yaml", "c.yaml"]);
+}
+
 async fn next(changes: &mut mpsc::Receiver<Change>) -> Result<Vec<String>, String> {
     let change = time::timeout(Duration::from_secs(10), changes.recv()).await.unwrap().unwrap();
     match change {
