@@ -62,6 +62,8 @@ impl Heading {
         if self.size > self.limit {
             return;
         }
+        // Bytes that end a line or a text elsewhere are malformed wherever they stand (RFC 9113 section 8.2.1).
+        self.malformed |= value.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n'));
         if name.first() == Some(&b':') {
             return self.pseudo(name, value);
         }
@@ -77,7 +79,8 @@ impl Heading {
                 return;
             }
             _ => {
-                self.malformed |= name.is_empty() || name.iter().any(u8::is_ascii_uppercase);
+                self.malformed |=
+                    name.is_empty() || name.iter().any(|byte| !matches!(byte, b'!'..=b'9' | b';'..=b'@' | b'['..=b'~'));
                 return;
             }
         };

@@ -92,6 +92,8 @@ pub(crate) struct Session {
     taken_back: u32,
     /// What the peer has sent of settings since our last PING.
     settings_seen: usize,
+    /// Frames of the peer that said nothing, since our last PING.
+    empty_seen: usize,
     /// Shared by all tunnels of the agent.
     held: Arc<Held>,
     ended: Option<StreamError>,
@@ -187,6 +189,7 @@ impl Session {
             pings: Pings::default(),
             taken_back: 0,
             settings_seen: 0,
+            empty_seen: 0,
             held: Arc::clone(&limits.held),
             ended: None,
             driver: None,
@@ -246,7 +249,7 @@ impl Session {
     /// Sends a PING, whose answer [`Session::take_pong`] tells. One is under way at most.
     pub(crate) fn ping(&mut self) {
         // What is much in one interval is nothing over days.
-        (self.taken_back, self.settings_seen) = (0, 0);
+        (self.taken_back, self.settings_seen, self.empty_seen) = (0, 0, 0);
         if !std::mem::replace(&mut self.pings.waiting, true) {
             frame::put(&mut self.out, kind::PING, 0, 0, &KEEPALIVE);
             self.wake_driver();

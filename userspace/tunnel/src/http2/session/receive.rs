@@ -17,6 +17,9 @@ use crate::{
 const MODEST: usize = 64 * 1024;
 /// Settings, and frames of them, that a peer may send between two of our PINGs.
 const MOST_SETTINGS: usize = 1000;
+/// Frames that say nothing (DATA without a byte or an end, PRIORITY, kinds that nobody knows, a further GOAWAY) that a
+/// peer may send between two of our PINGs: they cost us and not the peer's windows (CVE-2019-9513, CVE-2019-9518).
+const MOST_EMPTY: usize = 1000;
 /// A header block may be so much longer than what it says, in bytes.
 const PACKING: usize = 16 * 1024;
 
@@ -73,6 +76,9 @@ impl Session {
     fn data(&mut self, id: u32, bytes: &[u8], flow: u32, more: bool, end: bool) -> Result<(), u32> {
         if id == 0 || self.block.is_some() {
             return Err(code::PROTOCOL_ERROR);
+        }
+        if bytes.is_empty() && !end {
+            self.nothing_said()?;
         }
         self.take_from_window(flow)?;
         let Some(stream) = self.streams.get_mut(&id) else { return self.closed_or_idle(id) };
@@ -164,8 +170,13 @@ impl Session {
             kind::PRIORITY if head.stream == 0 => Err(code::PROTOCOL_ERROR),
             kind::PRIORITY if head.len != 5 => Err(code::FRAME_SIZE_ERROR),
             // PRIORITY, and types that are not known (RFC 9113 section 5.5).
-            _ => Ok(()),
+            _ => self.nothing_said(),
         }
+    }
+
+    fn nothing_said(&mut self) -> Result<(), u32> {
+        self.empty_seen += 1;
+        if self.empty_seen > MOST_EMPTY { Err(code::ENHANCE_YOUR_CALM) } else { Ok(()) }
     }
 
     fn headers_frame(&mut self, head: Head, mut payload: &[u8]) -> Result<(), u32> {
@@ -374,7 +385,9 @@ impl Session {
             .zip(payload.get(4..).and_then(frame::number))
             .filter(|_| head.stream == 0)
             .ok_or(if head.stream == 0 { code::FRAME_SIZE_ERROR } else { code::PROTOCOL_ERROR })?;
-        self.going = Some((last, reason));
+        if self.going.replace((last, reason)).is_some() {
+            self.nothing_said()?;
+        }
         if self.role == Role::Dialling {
             for (_, stream) in self.streams.iter_mut().filter(|(id, _)| **id > last) {
                 stream.reset.get_or_insert(StreamError::GoAway(reason));

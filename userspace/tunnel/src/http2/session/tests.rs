@@ -8,7 +8,7 @@ use crate::{
     http2::{
         code,
         frame::{LARGEST_WINDOW, PREFACE, put, put_goaway, put_reset, put_settings, put_window_update},
-        headers,
+        headers, hpack,
     },
 };
 
@@ -253,6 +253,59 @@ fn requests_taken_back_over_and_over_are_an_attack() {
         rounds += 1;
     }
     assert_eq!((outcome, rounds), (Err(code::ENHANCE_YOUR_CALM), 801));
+}
+
+fn one_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    put(&mut bytes, kind, flags, stream, payload);
+    bytes
+}
+
+#[test]
+fn frames_that_say_nothing_are_counted_between_two_of_our_pings() {
+    let padded = one_frame(kind::DATA, frame::flag::PADDED, 1, &[3, 0, 0, 0]);
+    for (what, one) in [
+        ("DATA without a byte", one_frame(kind::DATA, 0, 1, &[])),
+        ("DATA of padding", padded),
+        ("PRIORITY", one_frame(2, 0, 1, &[0, 0, 0, 3, 16])),
+        ("a kind that nobody knows", one_frame(0xfe, 0, 0, &[1])),
+        ("GOAWAY again", one_frame(kind::GOAWAY, 0, 0, &[0; 8])),
+    ] {
+        let mut server = greeted();
+        server.absorb(&connect_frame(1), false).unwrap();
+        for round in 0..20 {
+            assert_eq!(server.absorb(&one.repeat(900), false), Ok(()), "{what}, interval {round}");
+            server.ping();
+        }
+        assert_eq!(server.absorb(&one.repeat(1100), false), Err(code::ENHANCE_YOUR_CALM), "{what}");
+    }
+    // An end says something.
+    let mut server = greeted();
+    for id in (1..3000).step_by(2) {
+        server
+            .absorb(&[connect_frame(id), one_frame(kind::DATA, frame::flag::END_STREAM, id, &[])].concat(), false)
+            .unwrap();
+    }
+}
+
+#[test]
+fn bytes_that_end_a_line_are_malformed_wherever_they_stand() {
+    for (name, value, good) in [
+        (&b"x"[..], &b"a b\t\xff"[..], true),
+        (b"x", b"a\r\nb", false),
+        (b"baggage", b"k8s.namespace.name=a\n", false),
+        (b"x", b"\0", false),
+        (b"x y", b"a", false),
+        (b"x\n", b"a", false),
+        (b"x:y", b"a", false),
+        (b"\xe4", b"a", false),
+    ] {
+        let mut block = headers::write_request(&request());
+        hpack::put_new(&mut block, name, value);
+        let mut server = greeted();
+        server.absorb(&one_frame(kind::HEADERS, frame::flag::END_HEADERS, 1, &block), false).unwrap();
+        assert_eq!(server.asked.len(), usize::from(good), "{name:?} {value:?}");
+    }
 }
 
 #[test]
