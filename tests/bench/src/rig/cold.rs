@@ -13,6 +13,7 @@ use super::many::More;
 use super::pair;
 use super::proxies::culvert;
 use super::{Arguments, certificates};
+use crate::load::Latency;
 use crate::output::short;
 use crate::stats::{median, paired};
 
@@ -31,6 +32,17 @@ pub(crate) struct ColdArguments {
     /// Connections at a time.
     #[arg(long, default_value_t = 16)]
     at_a_time: usize,
+}
+
+/// One client has called every server.
+struct Turn {
+    /// Connections per second.
+    rate: f64,
+    /// Handshakes per second, right after.
+    limit: f64,
+    /// Processor time of both agents for each connection, µs.
+    each: f64,
+    latency: Latency,
 }
 
 /// Measures in a sandbox and prints.
@@ -56,23 +68,24 @@ pub(crate) fn run(wanted: &ColdArguments) -> Result<bool> {
         let outcome = pair::finish(found.pair.load_from(&client.pod, &addresses, &found.watch(), 0.0, 0.0, &words)?)?;
         ensure!(outcome.operations == servers.len() as u64, "not every first connection was made");
         let latency = outcome.latency.clone().context("no latencies")?;
-        turns.push((outcome.rate(), limit(&certificates)?, latency));
+        let used = outcome.usage.processes.get("proxies").copied().unwrap_or_default();
+        #[expect(clippy::cast_precision_loss, reason = "a few hundred")]
+        let each = used * 1e6 / outcome.operations as f64;
+        turns.push(Turn { rate: outcome.rate(), limit: limit(&certificates)?, each, latency });
     }
-    let ratio =
-        paired(&turns.iter().map(|(rate, limit, _)| (*rate, *limit)).collect::<Vec<_>>()).context("no turns")?;
-    let middle = |of: fn(&(f64, f64, crate::load::Latency)) -> f64| {
-        short(median(&turns.iter().map(of).collect::<Vec<_>>()).unwrap_or_default())
-    };
+    let ratio = paired(&turns.iter().map(|turn| (turn.rate, turn.limit)).collect::<Vec<_>>()).context("no turns")?;
+    let middle = |of: fn(&Turn) -> f64| short(median(&turns.iter().map(of).collect::<Vec<_>>()).unwrap_or_default());
     println!(
-        "cold connections, {} turns of {} at {} a time: {} per s, p50 {} µs, p99 {} µs; the machine's handshakes: {} per s; \
-         x{:.2} ({:.2}-{:.2})",
+        "cold connections, {} turns of {} at {} a time: {} per s, p50 {} µs, p99 {} µs, proxies' µs each {}; the \
+         machine's handshakes: {} per s; x{:.2} ({:.2}-{:.2})",
         turns.len(),
         servers.len(),
         wanted.at_a_time,
-        middle(|turn| turn.0),
-        middle(|turn| turn.2.p50),
-        middle(|turn| turn.2.p99),
-        middle(|turn| turn.1),
+        middle(|turn| turn.rate),
+        middle(|turn| turn.latency.p50),
+        middle(|turn| turn.latency.p99),
+        middle(|turn| turn.each),
+        middle(|turn| turn.limit),
         ratio.median,
         ratio.low,
         ratio.high
