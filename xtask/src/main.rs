@@ -12,6 +12,7 @@ mod mutants;
 mod paths;
 mod pins;
 mod preflight;
+mod scale;
 mod shell;
 mod tally;
 mod test;
@@ -55,6 +56,8 @@ enum Task {
     Cluster(cluster::Arguments),
     /// Compares culvert with no mesh and with other proxies: table, raw figures and report under target/bench.
     Bench(bench::Arguments),
+    /// Simulates a large cluster around the real control plane and the agents' own client; prints what it measures.
+    Scale(scale::Arguments),
     /// Builds static programs and writes container images of them into target/images.
     Image,
     /// The same on kind, for people who have Docker and kind.
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         Task::Demo { manifests } => demo::run(manifests.as_deref(), consent),
         Task::Cluster(wanted) => cluster::run(&wanted, consent),
         Task::Bench(wanted) => bench::run(&wanted, consent),
+        Task::Scale(wanted) => scale::run(&wanted),
         Task::Image => cluster::fixed::write(consent),
         Task::Kind { task } => kind::run(task, consent),
         Task::Manifests => cluster::manifests::write(),

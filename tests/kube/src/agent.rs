@@ -144,7 +144,7 @@ impl Stream {
         let kind = Kind::of_type_url(&response.type_url).context("a known type")?;
         for resource in &response.resources {
             if resource.name == SYNCED_NAME {
-                self.generation = Some(read_synced(resource.resource.as_ref())?);
+                self.generation = Some(read_synced(resource.resource.as_ref())?.generation);
             } else {
                 let decoded = Resource::decode(kind, &resource.name, resource.resource.as_ref())?;
                 self.held.insert((kind, resource.name.clone()), decoded);

@@ -8,6 +8,7 @@ pub mod assemble;
 mod carried;
 pub mod cni;
 pub mod control;
+pub mod coverage;
 pub mod enrol;
 pub mod harden;
 pub mod inbound;

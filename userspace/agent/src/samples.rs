@@ -93,5 +93,6 @@ pub(crate) fn snapshot(
         authorizations: policies.into_iter().map(|policy| (policy.name.clone(), Arc::new(policy))).collect(),
         authentications: BTreeMap::new(),
         bundles: BTreeMap::new(),
+        coverage: crate::coverage::Coverage::default(),
     }
 }

@@ -19,6 +19,8 @@ use culvert_wire::TrustBundle;
 use culvert_workload::{ActionDefault, Found, Mesh, MtlsDefault, Roster, Workload};
 use tokio::sync::watch;
 
+use crate::coverage::{Asked, Coverage};
+
 /// What the agent decides by. A connection sees one snapshot from its beginning to its decision.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
@@ -36,6 +38,8 @@ pub struct Snapshot {
     pub authentications: BTreeMap<PolicyName, Arc<PeerAuthentication>>,
     /// The roots of each trust domain.
     pub bundles: BTreeMap<TrustDomain, Arc<TrustBundle>>,
+    /// Of which addresses the roster says everything.
+    pub coverage: Coverage,
 }
 
 impl Snapshot {
@@ -45,6 +49,22 @@ impl Snapshot {
             Found::Enrolled(workload) | Found::NotEnrolled(workload) => Some(workload),
             Found::Service(_) | Found::Host | Found::UnknownInside | Found::Outside => None,
         }
+    }
+
+    /// Is the roster's answer for this address the whole mesh's. Somebody who has it is not known without everybody else
+    /// who has it; a service may be known without the workloads behind it.
+    pub fn tells(&self, address: IpAddr) -> bool {
+        if !self.coverage.partial || !self.roster.inside(address) || self.is_answered(address) {
+            return true;
+        }
+        match self.roster.lookup(address) {
+            Found::Enrolled(_) | Found::NotEnrolled(_) | Found::Host | Found::Outside => true,
+            Found::Service(_) | Found::UnknownInside => false,
+        }
+    }
+
+    fn is_answered(&self, address: IpAddr) -> bool {
+        self.coverage.answered.contains(&address.to_canonical())
     }
 }
 
@@ -71,11 +91,17 @@ pub struct Current {
     snapshot: ArcSwapOption<Snapshot>,
     generation: watch::Sender<u64>,
     recovered: AtomicBool,
+    asked: Asked,
 }
 
 impl Default for Current {
     fn default() -> Self {
-        Self { snapshot: ArcSwapOption::empty(), generation: watch::Sender::new(0), recovered: AtomicBool::new(false) }
+        Self {
+            snapshot: ArcSwapOption::empty(),
+            generation: watch::Sender::new(0),
+            recovered: AtomicBool::new(false),
+            asked: Asked::default(),
+        }
     }
 }
 
@@ -83,6 +109,19 @@ impl Current {
     /// The newest complete state; none before the first one.
     pub fn get(&self) -> Option<Arc<Snapshot>> {
         self.snapshot.load_full()
+    }
+
+    /// Somebody wants to know whose address this is: asks the control plane where the snapshot does not tell, and keeps
+    /// asking for what was asked before.
+    pub fn need(&self, snapshot: &Snapshot, address: IpAddr) {
+        if snapshot.coverage.partial && (snapshot.is_answered(address) || !snapshot.tells(address)) {
+            self.asked.need(address);
+        }
+    }
+
+    /// The addresses that are needed.
+    pub fn asked(&self) -> &Asked {
+        &self.asked
     }
 
     /// Puts a newer one in its place.

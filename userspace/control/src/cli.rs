@@ -145,6 +145,9 @@ pub struct Run {
     /// Life of leaves and node certificates where an agent does not ask for another, in seconds (10 to 86400).
     #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = parse_leaf_life)]
     pub leaf_life: Duration,
+    /// In a mesh of more pods than this, nodes are sent their own pods and those that they ask for, instead of all.
+    #[arg(long, value_name = "PODS", default_value = "2000")]
+    pub whole_up_to: usize,
 }
 
 /// `--source`.

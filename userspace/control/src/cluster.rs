@@ -91,8 +91,9 @@ async fn begin(args: &Run, state: &StateDir, kept: Kept) -> anyhow::Result<Servi
     let authority = Arc::new(Authority::of(domain.clone(), &given, &roots, now)?);
     let bundle = TrustBundle { trust_domain: domain.clone(), authorities: roots.ders, sequence: seconds(now) };
     let sources = Sources { state: state.clone(), overrides: run::overrides(&args.mesh, domain), bundle };
-    // Objects are the API server's to keep. Generations of several control planes never meet, but they grow.
-    let kept = Kept { generation: kept.generation.max(seconds(now)), catalog: Catalog::default(), ..kept };
+    // Objects are the API server's to keep. Generations of several control planes never meet, but they grow, and slower
+    // than the clock: whoever starts later begins beyond all that were given out.
+    let kept = Kept { generation: kept.generation.max(1000 * seconds(now)), catalog: Catalog::default(), ..kept };
     let (owner, published) = Owner::new(sources, kept, reading)?;
     let (changes, queue) = mpsc::channel(64);
     let (metrics, nodes) = (Arc::new(Metrics::new()), Arc::new(NodeBook::default()));

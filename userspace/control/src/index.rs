@@ -6,12 +6,13 @@ mod snapshot;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use culvert_manifests::{Catalog, Complaint, State};
+use culvert_manifests::{Catalog, Complaint, Held, ObjectKey, State};
 use culvert_workload::WorkloadUid;
 
 pub use keep::{KeepError, Kept, load};
 pub use owner::{Change, Owner, Sources};
-pub use snapshot::{Entry, Snapshot, Table};
+pub(crate) use snapshot::DNS_NAMESPACE;
+pub use snapshot::{Changes, Entry, Names, Snapshot, Strays, Table, Touched};
 
 /// What is published. Everything in it belongs together.
 #[derive(Debug, Clone)]
@@ -27,6 +28,9 @@ pub struct Published {
     /// Why the newest state could not be kept on disk and is therefore not published.
     pub unkept: Option<Arc<str>>,
 }
+
+/// Objects as they are now; nothing: they are gone.
+pub type Objects = Vec<(ObjectKey, Option<Arc<Held>>)>;
 
 /// Addresses that agents read in pods, by node.
 pub type Reported = BTreeMap<String, BTreeMap<WorkloadUid, Vec<IpAddr>>>;

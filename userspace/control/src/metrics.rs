@@ -26,6 +26,8 @@ pub struct Metrics {
     pub streams: Gauge,
     /// Discovery responses sent by type.
     pub responses: Family<Type, Counter>,
+    /// Resources sent by type.
+    pub sent: Family<Type, Counter>,
     /// Discovery responses that an agent refused, by type.
     pub nacks: Family<Type, Counter>,
     /// Certificates signed, by what they are for.
@@ -89,6 +91,7 @@ impl Metrics {
             state_unkept: Gauge::default(),
             streams: Gauge::default(),
             responses: Family::default(),
+            sent: Family::default(),
             nacks: Family::default(),
             issued: Family::default(),
             refused: Family::default(),
@@ -111,6 +114,7 @@ impl Metrics {
         r.register("state_unkept", help, self.state_unkept.clone());
         r.register("streams", "Open discovery streams", self.streams.clone());
         r.register("xds_responses", "Discovery responses sent", self.responses.clone());
+        r.register("xds_resources_sent", "Resources sent in discovery responses", self.sent.clone());
         r.register("xds_nacks", "Discovery responses that an agent refused", self.nacks.clone());
         r.register("certificates_issued", "Certificates signed", self.issued.clone());
         r.register("refusals", "Calls refused", self.refused.clone());

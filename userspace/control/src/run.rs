@@ -134,6 +134,7 @@ pub(crate) async fn serve_state(
         changes,
         nodes,
         leaf_life: args.leaf_life,
+        whole_up_to: args.whole_up_to,
     };
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("--listen {}", args.listen))?;
     serve_http(args, Arc::new(view)).await?;

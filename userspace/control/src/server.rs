@@ -7,6 +7,7 @@ mod incoming;
 mod node_book;
 mod nodes;
 mod own;
+mod scope;
 mod session;
 mod status;
 #[cfg(test)]
@@ -60,6 +61,8 @@ pub struct Context {
     pub nodes: Arc<NodeBook>,
     /// Life of a leaf when the agent does not ask for another, and of node certificates.
     pub leaf_life: Duration,
+    /// In a mesh of more workloads than this, nodes are sent their own and those that they ask for.
+    pub whole_up_to: usize,
 }
 
 impl Context {

@@ -3,12 +3,14 @@
 
 mod backends;
 mod checks;
+mod follow;
 mod people;
 mod settings;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use culvert_policy::{AuthorizationPolicy, PeerAuthentication, PolicyName};
@@ -21,6 +23,7 @@ use crate::{
     object::{ObjectKey, ObjectKind, Origin},
 };
 
+pub use follow::{Changed, Frame};
 pub use settings::MeshOverrides;
 
 /// What agents are told.
@@ -28,14 +31,14 @@ pub use settings::MeshOverrides;
 pub struct State {
     /// Settings of the mesh.
     pub mesh: Mesh,
-    /// All pods.
-    pub workloads: BTreeMap<WorkloadUid, Workload>,
+    /// All pods. Records that did not change are the same objects in the next state.
+    pub workloads: BTreeMap<WorkloadUid, Arc<Workload>>,
     /// All services.
-    pub services: BTreeMap<ServiceName, Service>,
+    pub services: Arc<BTreeMap<ServiceName, Service>>,
     /// All AuthorizationPolicies, those that refuse for want of sense included.
-    pub authorization: BTreeMap<PolicyName, AuthorizationPolicy>,
+    pub authorization: Arc<BTreeMap<PolicyName, AuthorizationPolicy>>,
     /// All PeerAuthentications, likewise.
-    pub authentication: BTreeMap<PolicyName, PeerAuthentication>,
+    pub authentication: Arc<BTreeMap<PolicyName, PeerAuthentication>>,
 }
 
 /// The state, and what is to be said about it.
@@ -54,6 +57,15 @@ pub fn assemble(
     overrides: &MeshOverrides,
     reported: &BTreeMap<WorkloadUid, Vec<IpAddr>>,
 ) -> Assembly {
+    Frame::assemble(catalog, overrides, reported).0
+}
+
+/// The whole of it; the frame follows single objects from there.
+fn whole(
+    catalog: &Catalog,
+    overrides: &MeshOverrides,
+    reported: &BTreeMap<WorkloadUid, Vec<IpAddr>>,
+) -> (Assembly, Frame) {
     let mut view = View { catalog, complaints: Vec::new() };
     let mesh = settings::mesh(&mut view, overrides);
     let mut services = people::services(&mut view);
@@ -61,17 +73,20 @@ pub fn assemble(
     let mut workloads = people::workloads(&mut view, &mesh, &services, &members, reported);
     backends::put_outsiders(&mut view, &mesh, &members, &mut workloads);
     let (authorization, authentication) = policies(catalog);
+    let written = services.iter().map(|(name, (_, service))| (name.clone(), service.clone()));
     let state = State {
         mesh,
-        workloads,
-        services: services.into_iter().map(|(name, (_, service))| (name, service)).collect(),
-        authorization,
-        authentication,
+        workloads: workloads.into_iter().map(|(uid, workload)| (uid, Arc::new(workload))).collect(),
+        services: Arc::new(written.collect()),
+        authorization: Arc::new(authorization),
+        authentication: Arc::new(authentication),
     };
+    let contested = view.complaints.iter().any(|complaint| complaint.reason == people::UID_CONFLICT);
+    let frame = Frame::new(services, members, contested);
     checks::check(&mut view, &state);
     let mut complaints = view.complaints;
     complaints.sort();
-    Assembly { state, complaints }
+    (Assembly { state, complaints }, frame)
 }
 
 fn policies(
@@ -96,7 +111,7 @@ struct View<'c> {
 
 impl<'c> View<'c> {
     fn of_kind(&self, kind: ObjectKind) -> impl Iterator<Item = (&'c ObjectKey, &'c Held)> + use<'c> {
-        self.catalog.objects().filter(move |(key, _)| key.kind == kind)
+        self.catalog.of_kind(kind)
     }
 
     fn get(&self, kind: ObjectKind, namespace: &str, name: &str) -> Option<&'c Held> {

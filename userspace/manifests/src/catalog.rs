@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::{
     complaint::Complaint,
     kinds::{self, Object},
-    object::{ObjectKey, Origin},
+    object::{ObjectKey, ObjectKind, Origin},
 };
 
 pub use live::Live;
@@ -55,7 +55,7 @@ pub struct Held {
 /// All objects by key.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Catalog {
-    held: BTreeMap<ObjectKey, Held>,
+    held: BTreeMap<ObjectKey, Arc<Held>>,
     /// `None`: it comes from files.
     live: Option<Live>,
 }
@@ -79,12 +79,32 @@ impl Catalog {
 
     /// All objects, ordered by key.
     pub fn objects(&self) -> impl Iterator<Item = (&ObjectKey, &Held)> {
-        self.held.iter()
+        self.held.iter().map(|(key, held)| (key, &**held))
     }
 
     /// One object.
     pub fn get(&self, key: &ObjectKey) -> Option<&Held> {
-        self.held.get(key)
+        self.held.get(key).map(|held| &**held)
+    }
+
+    /// The objects of one kind, ordered by key.
+    pub fn of_kind(&self, kind: ObjectKind) -> impl Iterator<Item = (&ObjectKey, &Held)> {
+        let first = ObjectKey { kind, namespace: String::new(), name: String::new() };
+        let all = self.held.range(first..).take_while(move |(key, _)| key.kind == kind);
+        all.map(|(key, held)| (key, &**held))
+    }
+
+    /// One object, to be put into another catalog by [`Catalog::set`].
+    pub fn share(&self, key: &ObjectKey) -> Option<Arc<Held>> {
+        self.held.get(key).cloned()
+    }
+
+    /// Puts in what another catalog has of an object; nothing takes it out. Answers what was there.
+    pub fn set(&mut self, key: ObjectKey, held: Option<Arc<Held>>) -> Option<Arc<Held>> {
+        match held {
+            Some(held) => self.held.insert(key, held),
+            None => self.held.remove(&key),
+        }
     }
 
     /// Says nothing at all.
@@ -98,7 +118,7 @@ impl Catalog {
             let value = held.value.clone()?;
             Some(SavedObject { file: held.origin.file.clone(), line: held.origin.line, value })
         };
-        self.held.values().filter_map(save).collect()
+        self.held.values().filter_map(|held| save(held)).collect()
     }
 
     /// The catalog that was kept on disk. What this version does not understand any more is left out.
@@ -107,7 +127,8 @@ impl Catalog {
             let key = header::key_of(&saved.value)?;
             let object = kinds::read(&key, &saved.value).object?;
             let origin = Origin { file: saved.file, line: saved.line };
-            Some((key, Held { origin, object, standing: Standing::LastGood, value: Some(saved.value) }))
+            let held = Held { origin, object, standing: Standing::LastGood, value: Some(saved.value) };
+            Some((key, Arc::new(held)))
         };
         Self { held: saved.into_iter().filter_map(restore).collect(), live: None }
     }

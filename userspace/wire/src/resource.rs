@@ -3,6 +3,8 @@
 mod people;
 mod rules;
 
+use std::net::IpAddr;
+
 use culvert_identity::TrustDomain;
 use culvert_policy::{AuthorizationPolicy, PeerAuthentication};
 use culvert_workload::{Mesh, Service, Workload};
@@ -11,7 +13,7 @@ use prost_types::Any;
 
 use crate::{
     proto::culvert as message,
-    read::{Fault, FieldError, Read, required, trust_domain},
+    read::{Fault, FieldError, Read, address_bytes, addresses, required, trust_domain},
 };
 
 /// Name of the marker that ends a state of a type; see `docs/control-plane.md`.
@@ -219,16 +221,32 @@ impl Resource {
     }
 }
 
+/// What the marker `@synced` says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Marker {
+    /// The generation that the type stands at.
+    pub generation: u64,
+    /// The node is served a part of the mesh: who is not in it may exist.
+    pub partial: bool,
+    /// Addresses that were asked for and of which the state says everything from now on.
+    pub addresses: Vec<IpAddr>,
+}
+
 /// The body of the marker `@synced`.
-pub fn synced(generation: u64) -> Any {
-    let value = message::Synced { generation }.encode_to_vec();
+pub fn synced(marker: &Marker) -> Any {
+    let Marker { generation, partial, addresses } = marker;
+    let addresses = addresses.iter().map(address_bytes).collect();
+    let value = message::Synced { generation: *generation, partial: *partial, addresses }.encode_to_vec();
     Any { type_url: SYNCED_TYPE_URL.to_owned(), value }
 }
 
-/// The generation that the marker `@synced` carries.
-pub fn read_synced(body: Option<&Any>) -> Result<u64, ResourceError> {
+/// What the marker `@synced` says.
+pub fn read_synced(body: Option<&Any>) -> Result<Marker, ResourceError> {
     let body = checked_body(SYNCED_NAME, SYNCED_TYPE_URL, body)?;
-    read(SYNCED_NAME, body, |marker: message::Synced| Ok(marker.generation))
+    read(SYNCED_NAME, body, |raw: message::Synced| {
+        let addresses = addresses("addresses", &raw.addresses)?;
+        Ok(Marker { generation: raw.generation, partial: raw.partial, addresses })
+    })
 }
 
 fn checked_body<'a>(name: &str, expected: &'static str, body: Option<&'a Any>) -> Result<&'a [u8], ResourceError> {

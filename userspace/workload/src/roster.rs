@@ -112,6 +112,24 @@ impl Roster {
         self.workloads.len()
     }
 
+    /// Everybody who claims an address: pods, and host-network pods of the node that has it.
+    pub fn claimants(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Workload>> {
+        let address = address.to_canonical();
+        let claims = [self.by_address.get(&address), self.by_host_address.get(&address)];
+        claims.into_iter().flatten().flatten().filter_map(|uid| self.workloads.get(uid))
+    }
+
+    /// The services with this virtual address; more than one only by mistake.
+    pub fn services_at(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Service>> {
+        let names = self.by_vip.get(&address.to_canonical());
+        names.into_iter().flatten().filter_map(|name| self.services.get(name))
+    }
+
+    /// The workloads that name this service, ready or not.
+    pub fn members(&self, service: &ServiceName) -> impl Iterator<Item = &Arc<Workload>> {
+        self.members.get(service).into_iter().flat_map(|members| members.values())
+    }
+
     /// Is the address in a range of the cluster's pods or services.
     pub fn inside(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();

@@ -1,6 +1,6 @@
 //! The admin socket: root's alone, one question per connection.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use serde::Serialize;
 use tokio::{
@@ -15,11 +15,14 @@ use super::{
 };
 use crate::{
     enrol::Enroller,
+    snapshot::Snapshot,
     worker::{Shared, Workers},
 };
 
 /// Longest question, in bytes.
 const MAX_LINE: u64 = 4096;
+/// Patience for what the control plane has to be asked.
+const ASKING: Duration = Duration::from_secs(2);
 /// Patience for a question.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -87,7 +90,7 @@ async fn answer(desk: &Desk, question: Question) -> Vec<u8> {
             let recent = desk.shared.sink.recent();
             ok(&recent[recent.len().saturating_sub(limit)..])
         }
-        Question::Why { source, destination, port } => match desk.shared.current.get() {
+        Question::Why { source, destination, port } => match told(desk, [&source, &destination]).await {
             None => error("not_synced", "the control plane has not said anything yet".to_owned()),
             Some(snapshot) => match why::why(&snapshot, &source, &destination, port) {
                 Ok(why) => ok(&why),
@@ -95,6 +98,17 @@ async fn answer(desk: &Desk, question: Question) -> Vec<u8> {
             },
         },
     }
+}
+
+/// The snapshot, once it tells of these addresses: the agent may have to ask for them.
+async fn told(desk: &Desk, ends: [&String; 2]) -> Option<Arc<Snapshot>> {
+    let addresses: Vec<IpAddr> = ends.into_iter().filter_map(|end| end.parse().ok()).collect();
+    let current = &desk.shared.current;
+    let snapshot = current.get()?;
+    addresses.iter().for_each(|address| current.need(&snapshot, *address));
+    let tells = |snapshot: &Arc<Snapshot>| addresses.iter().all(|a| snapshot.tells(*a)).then(|| snapshot.clone());
+    // Without an answer what is known has to do.
+    current.wait_for(ASKING, tells).await.or(Some(snapshot))
 }
 
 fn ok<T: Serialize + ?Sized>(answer: &T) -> Vec<u8> {

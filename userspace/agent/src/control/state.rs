@@ -5,19 +5,24 @@
 //! last good version stays, and where a policy has none, it refuses what it may select.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
+    net::IpAddr,
     sync::Arc,
 };
 
 use culvert_identity::TrustDomain;
 use culvert_policy::{Action, AuthorizationPolicy, MeshSettings, MtlsMode, PeerAuthentication, PolicyName, Selector};
 use culvert_wire::{
-    Kind, Resource, ResourceError, SYNCED_NAME, TrustBundle, proto::discovery::DeltaDiscoveryResponse,
-    resource::read_synced,
+    Kind, Resource, ResourceError, SYNCED_NAME, TrustBundle,
+    proto::discovery::DeltaDiscoveryResponse,
+    resource::{Marker, read_synced},
 };
 use culvert_workload::{Mesh, Roster, ServiceName, WorkloadUid};
 
-use crate::snapshot::{Snapshot, policy_settings};
+use crate::{
+    coverage::Coverage,
+    snapshot::{Snapshot, policy_settings},
+};
 
 /// What is known of one type.
 #[derive(Debug, Default)]
@@ -38,6 +43,7 @@ pub struct State {
     authorizations: BTreeMap<PolicyName, Arc<AuthorizationPolicy>>,
     authentications: BTreeMap<PolicyName, Arc<PeerAuthentication>>,
     bundles: BTreeMap<TrustDomain, Arc<TrustBundle>>,
+    coverage: Coverage,
     published: Option<u64>,
     dirty: bool,
 }
@@ -90,7 +96,7 @@ impl State {
         for resource in &response.resources {
             if resource.name == SYNCED_NAME {
                 match read_synced(resource.resource.as_ref()) {
-                    Ok(generation) => self.types.entry(kind).or_default().synced = Some(generation),
+                    Ok(marker) => self.take_marker(kind, marker),
                     Err(error) => applied.refused.push(error),
                 }
                 continue;
@@ -134,7 +140,35 @@ impl State {
             authorizations: self.authorizations.clone(),
             authentications: self.authentications.clone(),
             bundles: self.bundles.clone(),
+            coverage: self.coverage.clone(),
         })
+    }
+
+    /// The addresses that were asked for and answered.
+    pub fn answered(&self) -> &HashSet<IpAddr> {
+        &self.coverage.answered
+    }
+
+    /// These addresses are asked for no longer: what is still known of them may grow old.
+    pub fn give_up(&mut self, addresses: &[IpAddr]) {
+        if addresses.iter().any(|address| self.coverage.answered.contains(address)) {
+            let answered = Arc::make_mut(&mut self.coverage.answered);
+            answered.retain(|address| !addresses.contains(address));
+            self.dirty = true;
+        }
+    }
+
+    /// The marker behind the services comes after all that it speaks of.
+    fn take_marker(&mut self, kind: Kind, marker: Marker) {
+        self.types.entry(kind).or_default().synced = Some(marker.generation);
+        if kind != Kind::Service {
+            return;
+        }
+        self.dirty |= self.coverage.partial != marker.partial || !marker.addresses.is_empty();
+        self.coverage.partial = marker.partial;
+        if !marker.addresses.is_empty() {
+            Arc::make_mut(&mut self.coverage.answered).extend(marker.addresses);
+        }
     }
 
     /// The generation at which all types stand, if they do.

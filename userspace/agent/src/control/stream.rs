@@ -1,6 +1,11 @@
 //! The delta stream: all types on one stream, known versions on each reconnect, ACK and NACK.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use culvert_identity::bundle::X509Bundle;
 use culvert_mtls::TrustBundles;
@@ -25,6 +30,8 @@ use crate::{
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// How often it is looked which addresses nobody needs any more.
+const GIVE_UP: Duration = Duration::from_secs(30);
 /// Largest message, in bytes: as Istio's agents take them.
 const MAX_MESSAGE: usize = 200 << 20;
 /// gRPC's code for what a NACK says.
@@ -95,18 +102,35 @@ impl Feed {
 
     async fn receive(&self, state: &mut State) -> String {
         state.begin();
-        let (requests, mut responses) = match self.open(state).await {
+        let mut asked = self.current.asked().all(Instant::now());
+        forget_unasked(state, &asked);
+        let (requests, mut responses) = match self.open(state, &asked).await {
             Ok(stream) => stream,
             Err(text) => return text,
         };
         self.metrics.own.control_connected.set(1);
+        let mut tick = tokio::time::interval(GIVE_UP);
         loop {
-            let response = match responses.message().await {
-                Ok(Some(response)) => response,
-                Ok(None) => return "closed by the control plane".to_owned(),
-                Err(status) => return said(&status),
+            let response = tokio::select! {
+                response = responses.message() => match response {
+                    Ok(Some(response)) => response,
+                    Ok(None) => return "closed by the control plane".to_owned(),
+                    Err(status) => return said(&status),
+                },
+                () = self.current.asked().more() => match self.ask(state, &mut asked, &requests).await {
+                    Ok(()) => continue,
+                    Err(text) => return text,
+                },
+                _ = tick.tick() => match self.ask(state, &mut asked, &requests).await {
+                    Ok(()) => continue,
+                    Err(text) => return text,
+                },
             };
             let answer = self.apply(state, &response);
+            if response.type_url == Kind::Service.type_url() {
+                // An answer may cross with the word that nobody asks any more.
+                forget_unasked(state, &asked);
+            }
             if requests.send(answer).await.is_err() {
                 return "the control plane takes no more requests".to_owned();
             }
@@ -116,9 +140,38 @@ impl Feed {
         }
     }
 
+    /// Asks for the addresses that are needed now, and gives up those that no longer are.
+    async fn ask(
+        &self,
+        state: &mut State,
+        asked: &mut HashSet<IpAddr>,
+        requests: &mpsc::Sender<DeltaDiscoveryRequest>,
+    ) -> Result<(), String> {
+        let needed = self.current.asked().all(Instant::now());
+        let more: Vec<IpAddr> = needed.difference(asked).copied().collect();
+        let less: Vec<IpAddr> = asked.difference(&needed).copied().collect();
+        if more.is_empty() && less.is_empty() {
+            return Ok(());
+        }
+        // Before it is said: from now on nobody relies on what is about to be taken away.
+        state.give_up(&less);
+        if let Some(snapshot) = state.publish() {
+            self.publish(snapshot);
+        }
+        *asked = needed;
+        let request = DeltaDiscoveryRequest {
+            type_url: Kind::Workload.type_url().to_owned(),
+            resource_names_subscribe: names(&more),
+            resource_names_unsubscribe: names(&less),
+            ..DeltaDiscoveryRequest::default()
+        };
+        requests.send(request).await.map_err(|_| "the control plane takes no more requests".to_owned())
+    }
+
     async fn open(
         &self,
         state: &State,
+        asked: &HashSet<IpAddr>,
     ) -> Result<(mpsc::Sender<DeltaDiscoveryRequest>, Streaming<DeltaDiscoveryResponse>), String> {
         let (sender, receiver) = mpsc::channel(64);
         for kind in Kind::ALL {
@@ -127,6 +180,7 @@ impl Feed {
                 node,
                 type_url: kind.type_url().to_owned(),
                 initial_resource_versions: state.versions(kind),
+                resource_names_subscribe: if kind == Kind::Workload { names(asked) } else { Vec::new() },
                 ..DeltaDiscoveryRequest::default()
             };
             sender.send(first).await.map_err(|error| error.to_string())?;
@@ -172,6 +226,17 @@ impl Feed {
         tracing::info!(generation, workloads, policies = snapshot.authorizations.len(), "state of the control plane");
         self.current.set(Arc::new(snapshot));
     }
+}
+
+/// What nobody asks for is not kept up to date.
+fn forget_unasked(state: &mut State, asked: &HashSet<IpAddr>) {
+    let less: Vec<IpAddr> = state.answered().difference(asked).copied().collect();
+    state.give_up(&less);
+}
+
+/// Names of a subscription to addresses.
+fn names<'a>(addresses: impl IntoIterator<Item = &'a IpAddr>) -> Vec<String> {
+    addresses.into_iter().map(ToString::to_string).collect()
 }
 
 /// gRPC's code with its message, and nothing of the layers below.

@@ -2,18 +2,18 @@ use culvert_policy::{MtlsMode, PeerAuthentication, PolicyName, Selector};
 use culvert_wire::{
     Kind, Resource, SYNCED_NAME, TrustBundle,
     proto::discovery::{DeltaDiscoveryResponse, Resource as Item},
-    resource::synced,
+    resource::{Marker, synced},
 };
 use culvert_workload::WorkloadUid;
 
 use super::state::{State, StateError};
-use crate::samples::{allow, mesh, pod};
+use crate::samples::{allow, mesh, pod, service};
 
 fn marker(generation: u64) -> Item {
     Item {
         name: SYNCED_NAME.to_owned(),
         version: generation.to_string(),
-        resource: Some(synced(generation)),
+        resource: Some(synced(&Marker { generation, ..Marker::default() })),
         aliases: Vec::new(),
     }
 }
@@ -170,4 +170,51 @@ fn an_older_bundle_does_not_replace_a_newer_one() {
     assert_eq!(state.publish().expect("complete").bundles[&domain].sequence, 7);
     take(&mut state, Kind::Bundle, vec![bundle(8), marker(1)]);
     assert_eq!(state.publish().expect("complete").bundles[&domain].sequence, 8);
+}
+
+fn covering(generation: u64, partial: bool, addresses: &[&str]) -> Item {
+    let addresses = addresses.iter().map(|text| text.parse().expect("an address")).collect();
+    Item { resource: Some(synced(&Marker { generation, partial, addresses })), ..marker(generation) }
+}
+
+#[test]
+fn in_a_part_of_the_mesh_nobody_known_means_nothing_until_the_address_was_asked_for() {
+    let mut state = State::default();
+    fill(&mut state, Kind::Service, 7);
+    take(&mut state, Kind::Service, vec![covering(7, true, &[])]);
+    let before = state.publish().expect("complete");
+    let address = "10.0.0.9".parse().expect("an address");
+    assert!(!before.tells(address), "it may be anybody's");
+    assert!(before.tells("192.0.2.7".parse().expect("an address")), "the outside is nobody's to ask for");
+    take(&mut state, Kind::Workload, vec![marker(7)]);
+    assert!(state.publish().is_none_or(|snapshot| !snapshot.tells(address)), "the services have not said it yet");
+    take(&mut state, Kind::Service, vec![covering(7, true, &["10.0.0.9"])]);
+    assert!(state.publish().expect("an answer").tells(address));
+    state.give_up(&[address]);
+    assert!(!state.publish().expect("at once").tells(address), "what is given up may grow old");
+}
+
+#[test]
+fn a_known_service_tells_nothing_of_its_endpoints_until_it_was_asked_for() {
+    let mut state = State::default();
+    fill(&mut state, Kind::Service, 7);
+    let mut client = pod("client", "10.0.0.2");
+    let web = service("web", "10.96.0.1");
+    client.services = vec![web.name.clone()];
+    take(&mut state, Kind::Workload, vec![item(&Resource::Workload(client), "1"), marker(7)]);
+    let vip = web.vips[0];
+    take(&mut state, Kind::Service, vec![item(&Resource::Service(web), "1"), covering(7, true, &[])]);
+    let snapshot = state.publish().expect("complete");
+    assert!(snapshot.tells("10.0.0.2".parse().expect("an address")), "whoever has it is known with all who have it");
+    assert!(!snapshot.tells(vip), "the other endpoints are not known");
+    take(&mut state, Kind::Service, vec![covering(7, true, &[&vip.to_string()])]);
+    assert!(state.publish().expect("an answer").tells(vip));
+}
+
+#[test]
+fn a_whole_mesh_leaves_nothing_to_ask() {
+    let mut state = State::default();
+    fill(&mut state, Kind::Service, 7);
+    take(&mut state, Kind::Service, vec![marker(7)]);
+    assert!(state.publish().expect("complete").tells("10.0.0.9".parse().expect("an address")));
 }

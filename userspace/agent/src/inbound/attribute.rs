@@ -99,6 +99,7 @@ pub(super) fn plaintext(worker: &Worker, mut accepted: Accepted) -> Attributed {
     record.transport = Transport::Plaintext;
     record.identity_from = "none: plaintext".into();
     if let Some(snapshot) = snapshot {
+        worker.shared.current.need(&snapshot, connection.source_ip);
         if let Some(source) = snapshot.holder(connection.source_ip) {
             record.src.known(source);
         }
@@ -166,6 +167,8 @@ fn describe(worker: &Worker, offered: &mut Offered, destination: SocketAddr) {
     record.hbone_addr = Some(destination);
     if let Some(snapshot) = worker.shared.current.get() {
         let source = offer.peer().address.ip().to_canonical();
+        // For the next connection's labels: nothing that is decided here waits for it.
+        worker.shared.current.need(&snapshot, source);
         // The label follows the address only where the proven identity says the same.
         if let Some(source) = snapshot.holder(source).filter(|w| w.identity().as_ref() == Some(&offer.peer().identity))
         {

@@ -11,6 +11,7 @@ use culvert_workload::{Endpoint, EndpointError, Found, Roster, Service, ServiceN
 use crate::{
     accepted::Accepted,
     outcome::{Blame, Step},
+    snapshot::Snapshot,
     worker::Worker,
 };
 
@@ -91,17 +92,24 @@ pub(super) async fn attribute(worker: &Worker, mut accepted: Accepted) -> Option
 
 async fn search(worker: &Worker, destination: SocketAddr) -> Result<Target, AttributeError> {
     let current = &worker.shared.current;
-    let at_once = current.get().map(|snapshot| find(&snapshot.roster, destination));
-    match at_once {
-        Some(Err(AttributeError::UnknownDestination)) | None => {}
-        Some(answer) => return answer,
+    let snapshot = current.get();
+    if let Some(snapshot) = &snapshot {
+        current.need(snapshot, destination.ip());
     }
-    let known = |answer: &Result<Target, AttributeError>| !matches!(answer, Err(AttributeError::UnknownDestination));
-    let later = current.wait_for(PATIENCE, |snapshot| Some(find(&snapshot.roster, destination)).filter(known)).await;
+    if let Some(at_once) = snapshot.as_deref().and_then(|snapshot| told(snapshot, destination)) {
+        return at_once;
+    }
+    let later = current.wait_for(PATIENCE, |snapshot| told(snapshot, destination)).await;
     later.unwrap_or_else(|| match current.get() {
         Some(_) => Err(AttributeError::UnknownDestination),
         None => Err(AttributeError::NotSynced),
     })
+}
+
+/// What a snapshot says for certain; nothing where it may only not know yet.
+pub(super) fn told(snapshot: &Snapshot, destination: SocketAddr) -> Option<Result<Target, AttributeError>> {
+    let known = |answer: &Result<_, _>| !matches!(answer, Err(AttributeError::UnknownDestination));
+    snapshot.tells(destination.ip()).then(|| find(&snapshot.roster, destination)).filter(known)
 }
 
 /// Whom a roster knows at an address. Pure.

@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 use culvert_workload::{EndpointError, Protocol, ServiceName};
 
 use super::{
-    attribute::{AttributeError, Target, find},
+    attribute::{AttributeError, Target, find, told},
     authorize::{Way, ways},
     leads,
 };
@@ -123,4 +123,19 @@ async fn an_unknown_address_is_waited_for() {
     let begun = tokio::time::Instant::now();
     assert!(current.wait_for(Duration::from_secs(5), never).await.is_none());
     assert_eq!(begun.elapsed(), Duration::from_secs(5));
+}
+
+#[test]
+fn in_a_part_of_the_mesh_a_service_is_not_called_before_all_its_endpoints_are_known() {
+    let mut state = snapshot([member("a", "10.0.0.5", "web")], [service("web", "10.96.0.1")], []);
+    state.coverage.partial = true;
+    assert!(told(&state, address("10.96.0.1:80")).is_none(), "it may have other endpoints than the one known here");
+    assert!(
+        told(&state, address("10.0.0.5:8080")).is_some(),
+        "whoever is known is known with all who have the address"
+    );
+    assert!(told(&state, address("10.0.0.6:8080")).is_none(), "never taken for nobody's");
+    assert!(matches!(told(&state, address("192.0.2.7:443")), Some(Ok(Target::Outside))));
+    state.coverage.answered = std::sync::Arc::new(["10.96.0.1".parse().expect("an address")].into());
+    assert!(matches!(told(&state, address("10.96.0.1:80")), Some(Ok(Target::Service { .. }))));
 }

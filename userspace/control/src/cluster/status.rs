@@ -254,7 +254,7 @@ fn told(held: &Held, snapshot: &Snapshot) -> Option<(Kind, String, String)> {
     };
     let (kind, name) = (resource.kind(), resource.name());
     let table = snapshot.table(kind);
-    let entry = table.get(&name).filter(|entry| entry.body == resource.encode())?;
+    let entry = table.get(&*name).filter(|entry| entry.body == resource.encode())?;
     Some((kind, name, entry.version.clone()))
 }
 

@@ -55,7 +55,7 @@ fn overrides() -> MeshOverrides {
 }
 
 fn names(published: &watch::Receiver<Published>, kind: Kind) -> Vec<String> {
-    published.borrow().snapshot.table(kind).keys().cloned().collect()
+    published.borrow().snapshot.table(kind).keys().map(ToString::to_string).collect()
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use culvert_wire::{
-    Kind,
+    Kind, SYNCED_NAME,
     proto::discovery::{
         DeltaDiscoveryRequest, DeltaDiscoveryResponse, aggregated_discovery_service_server::AggregatedDiscoveryService,
     },
@@ -50,7 +50,10 @@ impl AggregatedDiscoveryService for Discovery {
         self.0.audit.write(&Event { granted: true, ..node.event("stream") });
         let (sender, receiver) = mpsc::channel(QUEUE);
         let mut published = self.0.published.clone();
-        let session = Session::new(Arc::clone(&published.borrow_and_update().snapshot));
+        let session = {
+            let snapshot = Arc::clone(&published.borrow_and_update().snapshot);
+            Session::new(snapshot, &node.name, self.0.whole_up_to)
+        };
         let stream = Stream { context: Arc::clone(&self.0), node, session, published, sender, waiting_since: None };
         tokio::spawn(stream.run(request.into_inner()));
         Ok(Response::new(ReceiverStream::new(receiver)))
@@ -106,6 +109,11 @@ impl Stream {
                     }
                     let snapshot = Arc::clone(&self.published.borrow_and_update().snapshot);
                     let responses = self.session.advance(snapshot);
+                    if responses.is_empty() && self.session.complete() {
+                        // Nothing in it concerns the node: it is as good as answered.
+                        let generation = self.session.generation();
+                        self.context.nodes.update(&self.node.name, |entry| entry.answered_generation = generation);
+                    }
                     if let Err(end) = self.send(responses).await { return end }
                 }
             }
@@ -159,7 +167,10 @@ impl Stream {
     async fn send(&mut self, responses: Vec<DeltaDiscoveryResponse>) -> Result<(), End> {
         for response in responses {
             if let Some(kind) = Kind::of_type_url(&response.type_url) {
-                self.context.metrics.responses.get_or_create(&Type { r#type: kind.label() }).inc();
+                let label = Type { r#type: kind.label() };
+                self.context.metrics.responses.get_or_create(&label).inc();
+                let resources = response.resources.iter().filter(|resource| resource.name != SYNCED_NAME).count();
+                self.context.metrics.sent.get_or_create(&label).inc_by(resources as u64);
             }
             match time::timeout(ANSWER, self.sender.send(Ok(response))).await {
                 Ok(Ok(())) => {}

@@ -7,7 +7,6 @@ use std::{
     time::SystemTime,
 };
 
-use culvert_manifests::State;
 use culvert_wire::{
     proto::culvert::{NodeReport, ReportAck, status_service_server::StatusService},
     report::NodeStatus,
@@ -19,7 +18,10 @@ use super::{
     Context,
     caller::{Claim, Node},
 };
-use crate::{audit::Event, index::Change};
+use crate::{
+    audit::Event,
+    index::{Change, Snapshot},
+};
 
 /// Pods of a report that nobody knows: more are not looked at.
 const MOST_UNKNOWN: usize = 256;
@@ -71,8 +73,8 @@ impl Reports {
         let status = NodeStatus::decode(report).map_err(|error| {
             self.0.refuse(event.clone(), Code::InvalidArgument, error.fault.reason(), &error.to_string())
         })?;
-        let state = Arc::clone(&self.0.published.borrow().state);
-        let checked = check(&state, &node.name, &status).map_err(|Stranger(uid)| {
+        let snapshot = Arc::clone(&self.0.published.borrow().snapshot);
+        let checked = check(&snapshot, &node.name, &status).map_err(|Stranger(uid)| {
             let event = Event { pod: Some(uid.to_string()), ..event.clone() };
             self.0.refuse(event, Code::PermissionDenied, "pod_on_other_node", "the pod is on another node")
         })?;
@@ -92,11 +94,11 @@ impl Reports {
 /// A pod of another node is a lie. Pods that nobody knows may be about to be known, or just have been deleted: a few
 /// are taken, and count once they are known and on this node. An address is taken when it can be a pod's at all,
 /// lies in the cluster's ranges where those of its family are known (so is no Node's), and nobody else has it.
-fn check(state: &State, node: &str, status: &NodeStatus) -> Result<Checked, Stranger> {
+fn check(snapshot: &Snapshot, node: &str, status: &NodeStatus) -> Result<Checked, Stranger> {
     let mut checked = Checked { addresses: BTreeMap::new(), refused: Vec::new() };
     let mut unknown = 0;
     for pod in &status.pods {
-        match state.workloads.get(&pod.uid) {
+        match snapshot.state().workloads.get(&pod.uid).map(|known| &**known) {
             Some(known) if *known.node != *node => return Err(Stranger(pod.uid.clone())),
             Some(known) if known.host_network || known.phase == Phase::Ended => continue,
             None if unknown >= MOST_UNKNOWN => continue,
@@ -105,7 +107,7 @@ fn check(state: &State, node: &str, status: &NodeStatus) -> Result<Checked, Stra
         }
         let mut addresses = Vec::new();
         for address in &pod.addresses {
-            match objection(state, &checked, &pod.uid, *address) {
+            match objection(snapshot, &checked, &pod.uid, *address) {
                 None => addresses.push(*address),
                 Some(reason) => checked.refused.push((pod.uid.clone(), *address, reason)),
             }
@@ -115,7 +117,8 @@ fn check(state: &State, node: &str, status: &NodeStatus) -> Result<Checked, Stra
     Ok(checked)
 }
 
-fn objection(state: &State, so_far: &Checked, uid: &WorkloadUid, address: IpAddr) -> Option<&'static str> {
+fn objection(snapshot: &Snapshot, so_far: &Checked, uid: &WorkloadUid, address: IpAddr) -> Option<&'static str> {
+    let (state, roster) = (snapshot.state(), snapshot.roster());
     let link_local = match address {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
@@ -128,13 +131,12 @@ fn objection(state: &State, so_far: &Checked, uid: &WorkloadUid, address: IpAddr
     if !known.is_empty() && !known.iter().any(|range| range.contains(&address)) {
         return Some("address_outside_cluster");
     }
-    let others = state.workloads.values().filter(|other| other.uid != *uid && other.phase != Phase::Ended);
-    let elsewhere = others.into_iter().any(|other| other.addresses.contains(&address));
+    let elsewhere = roster.claimants(address).any(|other| other.uid != *uid);
     let beside = so_far.addresses.iter().any(|(other, taken)| other != uid && taken.contains(&address));
     if elsewhere || beside {
         return Some("address_conflict");
     }
-    let vip = state.services.values().any(|service| service.vips.contains(&address));
+    let vip = roster.services_at(address).next().is_some();
     vip.then_some("address_is_a_service")
 }
 

@@ -24,8 +24,8 @@ pub use record::{Record, Records};
 
 /// Changes are taken once nothing has changed for so long.
 pub const QUIET: Duration = Duration::from_millis(100);
-/// But no later than this after the first change.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// But no later than this after the first change: in a large cluster it is never quiet.
+const PATIENCE: Duration = Duration::from_millis(250);
 /// How often it is said what the start waits for.
 const REMINDER: Duration = Duration::from_secs(10);
 
@@ -77,18 +77,18 @@ impl KubeSource {
     pub async fn run(mut self, changes: mpsc::Sender<Change>) {
         while let Some(was_failing) = self.changed().await {
             self.publish_records();
-            let (catalog, complaints) = self.gather.catalog();
-            let mut readings = vec![Reading::Catalog(catalog, complaints)];
+            let (objects, complaints) = self.gather.changes();
+            let mut news = vec![Change::Objects { objects, complaints }];
             if let Some(why) = self.gather.failing() {
                 if !was_failing {
                     tracing::error!(why, "the API server is not heard: the last state stays");
                 }
-                readings.push(Reading::Unusable(why));
+                news.push(Change::Directory(Reading::Unusable(why)));
             } else if was_failing {
                 tracing::info!("the API server is heard again");
             }
-            for reading in readings {
-                if changes.send(Change::Directory(reading)).await.is_err() {
+            for change in news {
+                if changes.send(change).await.is_err() {
                     return;
                 }
             }

@@ -105,7 +105,7 @@ impl Watcher {
         for resource in &response.resources {
             assert!(marker.is_none(), "nothing comes after the marker");
             if resource.name == SYNCED_NAME {
-                marker = Some((kind, read_synced(resource.resource.as_ref()).unwrap()));
+                marker = Some((kind, read_synced(resource.resource.as_ref()).unwrap().generation));
             } else {
                 let read = Resource::decode(kind, &resource.name, resource.resource.as_ref()).unwrap();
                 self.held.insert((kind, resource.name.clone()), (resource.version.clone(), read));

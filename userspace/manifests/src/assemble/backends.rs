@@ -35,6 +35,13 @@ impl Members {
     }
 }
 
+impl Members {
+    /// Are there endpoints that no pod is named for: then who has an address matters to services.
+    pub(super) fn any_by_address(&self) -> bool {
+        !self.addresses.is_empty()
+    }
+}
+
 /// Reads all slices, and gives the services' ports the numbers that their slices have.
 pub(super) fn members(view: &mut View<'_>, services: &mut Selecting) -> Members {
     let mut members = Members::default();

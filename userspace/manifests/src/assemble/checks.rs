@@ -87,14 +87,18 @@ fn check_addresses(
 }
 
 fn check_services(view: &mut View<'_>, state: &State) {
+    let mut members: BTreeMap<(&str, &str), Vec<&Workload>> = BTreeMap::new();
+    for pod in state.workloads.values() {
+        for service in &pod.services {
+            members.entry((&*service.namespace, &*service.name)).or_default().push(pod);
+        }
+    }
     for (key, held) in view.of_kind(ObjectKind::Service) {
         let Object::Service(service) = &held.object else {
             continue;
         };
         let at = Some((key, held));
-        let is_this =
-            |name: &culvert_workload::ServiceName| *name.namespace == *key.namespace && *name.name == *key.name;
-        let pods: Vec<&Workload> = state.workloads.values().filter(|pod| pod.services.iter().any(is_this)).collect();
+        let pods = members.get(&(key.namespace.as_str(), key.name.as_str())).map_or(&[][..], Vec::as_slice);
         if pods.is_empty() && !service.selector.is_empty() {
             let text = "no pod has these labels: the service has no endpoints".to_owned();
             view.complain(

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use culvert_workload::{Mesh, Phase, Protocol, Service, ServiceName, Workload, WorkloadUid};
@@ -14,6 +15,9 @@ use crate::{
     kinds::{Enroll, Object, PodObject},
     object::{ObjectKey, ObjectKind},
 };
+
+/// Two pods with one UID: the second one is left out.
+pub(super) const UID_CONFLICT: &str = "uid_conflict";
 
 /// A service with the labels that it selects.
 pub(super) type Selecting = BTreeMap<ServiceName, (BTreeMap<String, String>, Service)>;
@@ -67,19 +71,33 @@ pub(super) fn workloads(
             let text =
                 format!("{} is the UID of {}/{} as well: this pod is left out", pod.uid, other.namespace, other.name);
             let remedy = "copy UIDs from the cluster or leave them out";
-            view.complain(Severity::Error, Some((key, held)), "metadata.uid", "uid_conflict", text, remedy);
+            view.complain(Severity::Error, Some((key, held)), "metadata.uid", UID_CONFLICT, text, remedy);
             continue;
         }
-        if view.catalog.live().is_some() && view.get(ObjectKind::Namespace, "", &key.namespace).is_none() {
-            // Its namespace may ask for enrolment: until that is known, nobody may take it for a plain pod.
-            continue;
+        if let Some(workload) = record(view, (key, held, pod), mesh, services, members, reported) {
+            workloads.insert(pod.uid.clone(), workload);
         }
-        let protocol = protocol(view, key, held, pod);
-        let mut workload = workload(key, pod, protocol, mesh, services, reported);
-        workload.services.extend(members.of(&workload));
-        workloads.insert(pod.uid.clone(), workload);
     }
     workloads
+}
+
+/// The record of one pod. `None`: its namespace may ask for enrolment, and until that is known, nobody may take it for
+/// a plain pod.
+pub(super) fn record(
+    view: &mut View<'_>,
+    (key, held, pod): (&ObjectKey, &Held, &PodObject),
+    mesh: &Mesh,
+    services: &Selecting,
+    members: &Members,
+    reported: &BTreeMap<WorkloadUid, Vec<IpAddr>>,
+) -> Option<Workload> {
+    if view.catalog.live().is_some() && view.get(ObjectKind::Namespace, "", &key.namespace).is_none() {
+        return None;
+    }
+    let protocol = protocol(view, key, held, pod);
+    let mut workload = workload(key, pod, protocol, mesh, services, reported);
+    workload.services.extend(members.of(&workload));
+    Some(workload)
 }
 
 fn workload(
@@ -158,7 +176,7 @@ fn protocol(view: &mut View<'_>, key: &ObjectKey, held: &Held, pod: &PodObject) 
 }
 
 /// The addresses that live pods claim, with the pods that do.
-pub(super) fn claims(workloads: &BTreeMap<WorkloadUid, Workload>) -> BTreeMap<IpAddr, BTreeSet<&WorkloadUid>> {
+pub(super) fn claims(workloads: &BTreeMap<WorkloadUid, Arc<Workload>>) -> BTreeMap<IpAddr, BTreeSet<&WorkloadUid>> {
     let mut claims: BTreeMap<IpAddr, BTreeSet<&WorkloadUid>> = BTreeMap::new();
     for workload in workloads.values().filter(|workload| !workload.host_network && workload.phase != Phase::Ended) {
         for address in &workload.addresses {

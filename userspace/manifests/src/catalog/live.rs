@@ -1,5 +1,7 @@
 //! Objects one by one, as an API server tells of them.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::{
@@ -50,7 +52,11 @@ impl Catalog {
         let mut complaints: Vec<Complaint> = notes.map(|note| complaint(&origin, &key, note)).collect();
         match reading.object {
             Some(object) => {
-                self.held.insert(key.clone(), Held { origin, object, standing: Standing::Fresh, value: None });
+                let held = Held { origin, object, standing: Standing::Fresh, value: None };
+                // What says the same stays the same object: readers compare by address first.
+                if self.get(&key) != Some(&held) {
+                    self.held.insert(key.clone(), Arc::new(held));
+                }
             }
             None => {
                 let text = self.fall_back(&key, &origin, reading.stand_in);
@@ -75,13 +81,13 @@ impl Catalog {
 
     fn fall_back(&mut self, key: &ObjectKey, origin: &Origin, stand_in: Option<kinds::Object>) -> &'static str {
         if let Some(held) = self.held.get_mut(key).filter(|held| held.standing != Standing::Invalid) {
-            held.standing = Standing::LastGood;
+            Arc::make_mut(held).standing = Standing::LastGood;
             return "its last good version stays in force";
         }
         match stand_in {
             Some(object) => {
                 let held = Held { origin: origin.clone(), object, standing: Standing::Invalid, value: None };
-                self.held.insert(key.clone(), held);
+                self.held.insert(key.clone(), Arc::new(held));
                 closed_text(key.kind)
             }
             None => {

@@ -376,7 +376,9 @@ fn other_bad_fields_are_named() {
 
 #[test]
 fn the_marker_carries_its_generation_and_nothing_else_is_a_marker() {
-    assert_eq!(read_synced(Some(&synced(7))), Ok(7));
+    let addresses = vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+    let marker = Marker { generation: 7, partial: true, addresses };
+    assert_eq!(read_synced(Some(&synced(&marker))), Ok(marker));
     assert_eq!(read_synced(None).unwrap_err().reason(), "resource_no_body");
     let other = TrustBundle { trust_domain: TrustDomain::parse("td").unwrap(), authorities: vec![], sequence: 1 };
     let error = read_synced(Some(&Resource::Bundle(other).encode())).unwrap_err();

@@ -32,6 +32,10 @@ fn first(pods: usize) -> Arc<Snapshot> {
     Arc::new(Snapshot::new(7, &state(pods, "n1"), &bundle()))
 }
 
+fn open(snapshot: Arc<Snapshot>) -> Session {
+    Session::new(snapshot, "n1", usize::MAX)
+}
+
 fn ask(kind: Kind) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest { type_url: kind.type_url().to_owned(), ..Default::default() }
 }
@@ -56,7 +60,7 @@ fn names(responses: &[DeltaDiscoveryResponse], generation: u64) -> Vec<String> {
     let mut all: Vec<&Resource> = responses.iter().flat_map(|response| &response.resources).collect();
     let marker = all.pop().unwrap();
     assert_eq!((marker.name.as_str(), marker.version.clone()), (SYNCED_NAME, generation.to_string()));
-    assert_eq!(read_synced(marker.resource.as_ref()), Ok(generation));
+    assert_eq!(read_synced(marker.resource.as_ref()).map(|marker| marker.generation), Ok(generation));
     assert!(!all.iter().any(|resource| resource.name == SYNCED_NAME));
     all.into_iter().map(|resource| resource.name.clone()).collect()
 }
@@ -69,7 +73,7 @@ fn answer_all(session: &mut Session, responses: &[DeltaDiscoveryResponse]) {
 
 #[test]
 fn the_first_state_of_each_type_ends_with_the_marker_and_an_empty_set_is_the_marker_alone() {
-    let mut session = Session::new(first(2));
+    let mut session = open(first(2));
     for kind in Kind::ALL {
         assert!(!session.complete());
         let responses = send(&mut session, &ask(kind));
@@ -87,7 +91,7 @@ fn the_first_state_of_each_type_ends_with_the_marker_and_an_empty_set_is_the_mar
 
 #[test]
 fn a_large_state_comes_in_parts_of_which_the_last_has_the_marker() {
-    let mut session = Session::new(first(1500));
+    let mut session = open(first(1500));
     let responses = send(&mut session, &ask(Kind::Workload));
     assert!(responses.len() >= 3, "{}", responses.len());
     assert_eq!(names(&responses, 7).len(), 1500);
@@ -103,7 +107,7 @@ fn a_large_state_comes_in_parts_of_which_the_last_has_the_marker() {
 #[test]
 fn when_the_generation_moves_every_type_gets_a_marker_and_only_changes_besides() {
     let before = first(2);
-    let mut session = Session::new(Arc::clone(&before));
+    let mut session = open(Arc::clone(&before));
     for kind in Kind::ALL {
         let responses = send(&mut session, &ask(kind));
         answer_all(&mut session, &responses);
@@ -140,7 +144,7 @@ fn a_client_that_comes_back_is_sent_what_it_lacks_and_told_what_is_gone() {
         (SYNCED_NAME.to_owned(), "6".to_owned()),
     ]
     .into();
-    let responses = send(&mut Session::new(snapshot), &request);
+    let responses = send(&mut open(snapshot), &request);
     let mut expected = [pod_uid("shop", "p1").to_string(), pod_uid("shop", "p2").to_string()];
     expected.sort();
     assert_eq!(names(&responses, 7), expected);
@@ -149,7 +153,7 @@ fn a_client_that_comes_back_is_sent_what_it_lacks_and_told_what_is_gone() {
 
 #[test]
 fn a_refusal_is_an_answer_and_names_its_type() {
-    let mut session = Session::new(first(1));
+    let mut session = open(first(1));
     let responses = send(&mut session, &ask(Kind::Workload));
     let mut nack = ack(&responses[0]);
     nack.error_detail = Some(Status { code: 3, message: "bad".to_owned(), details: vec![] });
@@ -163,7 +167,7 @@ fn a_refusal_is_an_answer_and_names_its_type() {
 
 #[test]
 fn what_cannot_be_served_ends_the_stream() {
-    let mut session = Session::new(first(1));
+    let mut session = open(first(1));
     let mut unknown = ask(Kind::Mesh);
     unknown.type_url = "type.googleapis.com/other".to_owned();
     assert_eq!(session.request(&unknown).unwrap_err().reason(), "unknown_type");
@@ -173,4 +177,227 @@ fn what_cannot_be_served_ends_the_stream() {
     let mut wildcard = ask(Kind::Mesh);
     wildcard.resource_names_subscribe = vec!["*".to_owned()];
     assert!(matches!(session.request(&wildcard), Ok(Step::Send(_))));
+}
+
+/// Two nodes; `web` of n2 is behind a service, `db` is not, and `stray` has an address outside of the ranges.
+const LARGE: &str = "
+---
+{apiVersion: culvert.dev/v1alpha1, kind: Mesh, spec: {podCIDRs: [10.0.0.0/16], serviceCIDRs: [10.96.0.0/16]}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {culvert.dev/enroll: 'true'}}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, spec: {clusterIP: 10.96.0.1, ports: [{port: 80}], selector: {app: web}}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: own, namespace: shop}, spec: {clusterIP: 10.96.0.2, ports: [{port: 80}], selector: {app: own}}}
+";
+
+fn large(pods: &[(&str, &str, &str, &str)]) -> State {
+    let pod = |(name, node, address, app): &(&str, &str, &str, &str)| {
+        format!(
+            "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: shop, labels: {{app: {app}}}}}, \
+             spec: {{nodeName: {node}, containers: [{{name: c}}]}}, status: {{podIP: {address}, phase: Running}}}}\n"
+        )
+    };
+    let text = LARGE.to_owned() + &pods.iter().map(pod).collect::<String>();
+    super::super::testing::state(&text)
+}
+
+const PODS: [(&str, &str, &str, &str); 5] = [
+    ("own", "n1", "10.0.0.1", "own"),
+    ("far-own", "n2", "10.0.0.2", "own"),
+    ("web", "n2", "10.0.0.3", "web"),
+    ("db", "n2", "10.0.0.4", "db"),
+    ("stray", "n2", "192.0.2.9", "stray"),
+];
+
+fn subscribe_all(session: &mut Session) -> HashMap<Kind, Vec<String>> {
+    let mut held = HashMap::new();
+    for kind in Kind::ALL {
+        let responses = send(session, &ask(kind));
+        answer_all(session, &responses);
+        let names = responses.iter().flat_map(|response| &response.resources).map(|resource| resource.name.clone());
+        held.insert(kind, names.filter(|name| name != SYNCED_NAME).collect());
+    }
+    held
+}
+
+fn uids(pods: &[&str]) -> Vec<String> {
+    let mut uids: Vec<String> = pods.iter().map(|pod| pod_uid("shop", pod).to_string()).collect();
+    uids.sort();
+    uids
+}
+
+fn addresses(subscribe: &[&str], unsubscribe: &[&str]) -> DeltaDiscoveryRequest {
+    let texts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
+    DeltaDiscoveryRequest {
+        resource_names_subscribe: texts(subscribe),
+        resource_names_unsubscribe: texts(unsubscribe),
+        ..ask(Kind::Workload)
+    }
+}
+
+/// What the marker behind the services says.
+fn last_marker(responses: &[DeltaDiscoveryResponse]) -> Marker {
+    let last = responses.iter().rfind(|response| response.type_url == Kind::Service.type_url()).unwrap();
+    read_synced(last.resources.last().unwrap().resource.as_ref()).unwrap()
+}
+
+#[test]
+fn a_node_of_a_large_mesh_is_sent_its_own_pods_what_strays_and_what_it_asks_for() {
+    let snapshot = Arc::new(Snapshot::new(7, &large(&PODS), &bundle()));
+    let mut session = Session::new(snapshot, "n1", 4);
+    let held = subscribe_all(&mut session);
+    assert_eq!(held[&Kind::Workload], uids(&["own", "stray"]));
+    assert_eq!(held[&Kind::Service], ["shop/own"]);
+    let responses = send(&mut session, &addresses(&["10.96.0.1", "10.0.0.4"], &[]));
+    assert_eq!(names(&responses[..1], 7), uids(&["web", "db"]));
+    assert_eq!(names(&responses[1..], 7), ["shop/web"]);
+    let marker = last_marker(&responses);
+    assert!(marker.partial && marker.addresses.len() == 2, "{marker:?}");
+    answer_all(&mut session, &responses);
+    let nobody = send(&mut session, &addresses(&["10.0.0.99"], &[]));
+    assert_eq!(last_marker(&nobody).addresses, ["10.0.0.99".parse::<IpAddr>().unwrap()], "nobody is an answer");
+    answer_all(&mut session, &nobody);
+    let responses = send(&mut session, &addresses(&[], &["10.96.0.1"]));
+    assert_eq!(responses[0].removed_resources, uids(&["web"]));
+    assert_eq!(responses[1].removed_resources, ["shop/web"]);
+}
+
+#[test]
+fn a_change_elsewhere_is_not_told_and_one_that_concerns_the_node_is() {
+    let before = Arc::new(Snapshot::new(7, &large(&PODS), &bundle()));
+    let mut session = Session::new(Arc::clone(&before), "n1", 4);
+    subscribe_all(&mut session);
+    let responses = send(&mut session, &addresses(&["10.96.0.1", "10.0.0.9"], &[]));
+    answer_all(&mut session, &responses);
+    let mut latest = before;
+    let mut pods = PODS.to_vec();
+    let mut step = |pods: &[(&str, &str, &str, &str)]| {
+        latest = Arc::new(latest.next(&large(pods), &bundle()).unwrap());
+        let responses = session.advance(Arc::clone(&latest));
+        answer_all(&mut session, &responses);
+        assert_eq!(session.generation(), latest.generation);
+        let workloads = responses.iter().find(|response| response.type_url == Kind::Workload.type_url())?;
+        assert_eq!(responses.len(), Kind::ALL.len(), "every type stands at the generation");
+        Some((names(std::slice::from_ref(workloads), latest.generation), workloads.removed_resources.clone()))
+    };
+    pods.push(("db2", "n2", "10.0.0.5", "db"));
+    assert_eq!(step(&pods), None);
+    pods.push(("web2", "n3", "10.0.0.6", "web"));
+    assert_eq!(step(&pods), Some((uids(&["web2"]), vec![])), "an endpoint of a service that was asked for");
+    pods.push(("late", "n3", "10.0.0.9", "late"));
+    assert_eq!(step(&pods), Some((uids(&["late"]), vec![])), "nobody had the address when it was asked for");
+    pods.push(("twin", "n3", "10.0.0.1", "twin"));
+    assert_eq!(step(&pods), Some((uids(&["twin"]), vec![])), "it claims an address of the node's own pod");
+    pods.retain(|(name, ..)| *name != "web");
+    assert_eq!(step(&pods), Some((vec![], uids(&["web"]))));
+    pods.push(("own2", "n1", "10.0.0.7", "own"));
+    assert_eq!(step(&pods), Some((uids(&["own2"]), vec![])));
+}
+
+#[test]
+fn a_mesh_that_grows_beyond_the_limit_is_taken_back_to_the_nodes_part_and_the_other_way_round() {
+    let before = Arc::new(Snapshot::new(7, &large(&PODS[..4]), &bundle()));
+    let mut session = Session::new(Arc::clone(&before), "n1", 4);
+    assert_eq!(subscribe_all(&mut session)[&Kind::Workload].len(), 4);
+    let grown = Arc::new(before.next(&large(&PODS), &bundle()).unwrap());
+    let responses = session.advance(Arc::clone(&grown));
+    let workloads = responses.iter().find(|response| response.type_url == Kind::Workload.type_url()).unwrap();
+    assert_eq!(workloads.removed_resources, uids(&["far-own", "web", "db"]));
+    assert!(last_marker(&responses).partial);
+    answer_all(&mut session, &responses);
+    let small = Arc::new(grown.next(&large(&PODS[..3]), &bundle()).unwrap());
+    let responses = session.advance(small);
+    assert!(!last_marker(&responses).partial);
+    let workloads = responses.iter().find(|response| response.type_url == Kind::Workload.type_url()).unwrap();
+    assert_eq!(names(std::slice::from_ref(workloads), 9), uids(&["far-own", "web"]));
+}
+
+#[test]
+fn an_agent_that_comes_back_asks_again_and_is_sent_what_it_lacks() {
+    let snapshot = Arc::new(Snapshot::new(7, &large(&PODS), &bundle()));
+    let mut session = Session::new(Arc::clone(&snapshot), "n1", 4);
+    let mut request = addresses(&["10.96.0.1"], &[]);
+    let held = |pod: &str| {
+        let uid = pod_uid("shop", pod).to_string();
+        let version = snapshot.table(Kind::Workload)[uid.as_str()].version.clone();
+        (uid, version)
+    };
+    request.initial_resource_versions = [held("own"), held("stray"), held("db")].into();
+    let workloads = send(&mut session, &request);
+    assert_eq!(names(&workloads, 7), uids(&["web"]));
+    assert_eq!(workloads[0].removed_resources, uids(&["db"]), "nobody asks for it any more");
+    let services = send(&mut session, &ask(Kind::Service));
+    assert_eq!(last_marker(&services).addresses, ["10.96.0.1".parse::<IpAddr>().unwrap()]);
+    let many: Vec<String> = (0..=MOST_ADDRESSES as u32).map(|index| IpAddr::V4(index.into()).to_string()).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert_eq!(session.request(&addresses(&many, &[])).unwrap_err().reason(), "too_many_addresses");
+}
+
+/// A sequence of numbers that is the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % sides
+    }
+}
+
+#[test]
+fn a_part_that_is_followed_is_the_part_that_would_be_cut_anew() {
+    let (mut told, mut silent) = (0, 0);
+    for seed in 0..60 {
+        let mut dice = Dice(seed);
+        let mut pods: Vec<(String, String, String, String)> = Vec::new();
+        let texts = |pods: &[(String, String, String, String)]| {
+            let borrowed: Vec<_> = pods.iter().map(|(a, b, c, d)| (&**a, &**b, &**c, &**d)).collect();
+            large(&borrowed)
+        };
+        let mut snapshot = Arc::new(Snapshot::new(7, &texts(&pods), &bundle()));
+        let mut session = Session::new(Arc::clone(&snapshot), "n1", 0);
+        // With nobody there the mesh is no larger than the limit.
+        pods.push(("first".into(), "n2".into(), "10.0.0.200".into(), "web".into()));
+        snapshot = Arc::new(snapshot.next(&texts(&pods), &bundle()).unwrap());
+        session.advance(Arc::clone(&snapshot));
+        subscribe_all(&mut session);
+        for _ in 0..25 {
+            let address = format!("10.0.0.{}", dice.roll(12));
+            match dice.roll(8) {
+                0 => {
+                    let service = format!("10.96.0.{}", 1 + dice.roll(2));
+                    let responses = send(&mut session, &addresses(&[&address, &service], &[]));
+                    answer_all(&mut session, &responses);
+                }
+                1 => {
+                    let responses = send(&mut session, &addresses(&[], &[&address, "10.96.0.1"]));
+                    answer_all(&mut session, &responses);
+                }
+                2 | 3 if pods.len() > 1 => {
+                    let gone = 1 + dice.roll(pods.len() - 1);
+                    pods.remove(gone);
+                }
+                _ => {
+                    let name = format!("p{}", dice.roll(10));
+                    pods.retain(|(other, ..)| *other != name);
+                    let address = if dice.roll(8) == 0 { format!("192.0.2.{}", dice.roll(9)) } else { address };
+                    let app = ["own", "web", "db"][dice.roll(3)].to_owned();
+                    pods.push((name, format!("n{}", 1 + dice.roll(3)), address, app));
+                }
+            }
+            let Some(next) = snapshot.next(&texts(&pods), &bundle()) else { continue };
+            snapshot = Arc::new(next);
+            let responses = session.advance(Arc::clone(&snapshot));
+            match responses.is_empty() {
+                true => silent += 1,
+                false => told += 1,
+            }
+            answer_all(&mut session, &responses);
+            let anew = session.scope.part(&snapshot);
+            let followed = session.part.as_ref().unwrap();
+            assert_eq!(followed.workloads, anew.workloads, "seed {seed}");
+            assert_eq!(followed.services, anew.services, "seed {seed}");
+        }
+    }
+    assert!(told > 100 && silent > 100, "{told} told, {silent} silent");
 }

@@ -1,9 +1,14 @@
 //! What all watches have said, as one catalog. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use culvert_manifests::{Catalog, Complaint, Live, ObjectKey};
 use serde_json::Value;
+
+use crate::index::Objects;
 
 use super::{
     kinds::{WATCHED, Watched},
@@ -32,7 +37,11 @@ pub(super) enum Heard {
 pub(super) struct Gather {
     catalog: Catalog,
     complaints: BTreeMap<ObjectKey, Vec<Complaint>>,
+    /// The same one after the other, until one changes.
+    said: Option<Arc<Vec<Complaint>>>,
     records: Records,
+    /// What has changed since it was last asked for.
+    touched: BTreeSet<ObjectKey>,
     /// Keys that each watch brought.
     known: BTreeMap<Watched, BTreeSet<ObjectKey>>,
     /// Of lists that are under way: what they have shown.
@@ -47,7 +56,9 @@ impl Gather {
         Self {
             catalog: Catalog::of_api_server(live),
             complaints: BTreeMap::new(),
+            said: None,
             records: Records::new(),
+            touched: BTreeSet::new(),
             known: BTreeMap::new(),
             listing: BTreeMap::new(),
             waiting: WATCHED.into_iter().collect(),
@@ -86,8 +97,25 @@ impl Gather {
         self.failing.values().next().cloned()
     }
 
-    pub(super) fn catalog(&self) -> (Catalog, Vec<Complaint>) {
-        (self.catalog.clone(), self.complaints.values().flatten().cloned().collect())
+    /// Everything at once.
+    pub(super) fn catalog(&mut self) -> (Catalog, Vec<Complaint>) {
+        self.touched.clear();
+        (self.catalog.clone(), self.complaints().to_vec())
+    }
+
+    /// What has changed since it was last asked for, with all that is to be said of single objects.
+    pub(super) fn changes(&mut self) -> (Objects, Arc<Vec<Complaint>>) {
+        let touched = std::mem::take(&mut self.touched);
+        let now = |key: ObjectKey| {
+            let held = self.catalog.share(&key);
+            (key, held)
+        };
+        (touched.into_iter().map(now).collect(), self.complaints())
+    }
+
+    fn complaints(&mut self) -> Arc<Vec<Complaint>> {
+        let said = || Arc::new(self.complaints.values().flatten().cloned().collect());
+        Arc::clone(self.said.get_or_insert_with(said))
     }
 
     pub(super) fn records(&self) -> &Records {
@@ -111,29 +139,48 @@ impl Gather {
             // Nothing runs in it any more: no address, no identity.
             return ObjectKey::of(object).is_some_and(|key| self.remove(watched, &key));
         }
+        let before = ObjectKey::of(object).and_then(|key| self.catalog.share(&key));
         let Some((key, complaints)) = self.catalog.put(object) else {
             tracing::warn!(kind = watched.name(), "the API server sent an object that is not of the kind");
             return false;
         };
+        let mut changed = false;
         if let Some(record) = Record::of(key.kind, object, self.catalog.get(&key), &complaints) {
+            changed |= self.records.get(&key) != Some(&record);
             self.records.insert(key.clone(), record);
+        }
+        // What reads the same is kept as the same object.
+        let same = match (&before, self.catalog.share(&key)) {
+            (Some(before), Some(now)) => Arc::ptr_eq(before, &now),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same {
+            self.touched.insert(key.clone());
         }
         if let Some(shown) = self.listing.get_mut(&watched) {
             shown.insert(key.clone());
         }
-        match complaints.is_empty() {
-            true => drop(self.complaints.remove(&key)),
-            false => drop(self.complaints.insert(key.clone(), complaints)),
+        if self.complaints.get(&key).map_or(&[][..], Vec::as_slice) != complaints {
+            self.said = None;
+            changed = true;
+            match complaints.is_empty() {
+                true => drop(self.complaints.remove(&key)),
+                false => drop(self.complaints.insert(key.clone(), complaints)),
+            }
         }
         self.known.entry(watched).or_default().insert(key);
-        true
+        changed || !same
     }
 
     fn remove(&mut self, watched: Watched, key: &ObjectKey) -> bool {
         if let Some(known) = self.known.get_mut(&watched) {
             known.remove(key);
         }
-        self.complaints.remove(key);
+        if self.complaints.remove(key).is_some() {
+            self.said = None;
+        }
+        self.touched.insert(key.clone());
         self.records.remove(key);
         self.catalog.remove(key)
     }

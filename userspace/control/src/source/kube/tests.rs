@@ -32,7 +32,7 @@ fn list(gather: &mut Gather, watched: Watched, objects: Vec<Value>) -> bool {
     gather.hear(watched, Heard::End)
 }
 
-fn names(gather: &Gather) -> Vec<String> {
+fn names(gather: &mut Gather) -> Vec<String> {
     gather.catalog().0.objects().map(|(key, _)| key.to_string()).collect()
 }
 
@@ -53,10 +53,10 @@ fn a_list_that_broke_off_takes_nothing_away() {
     gather.hear(NAMESPACES, Heard::Begin);
     gather.hear(NAMESPACES, Heard::Put(namespace("a")));
     gather.hear(NAMESPACES, Heard::Failing("gone".to_owned()));
-    assert_eq!(names(&gather), ["Namespace a", "Namespace b"]);
+    assert_eq!(names(&mut gather), ["Namespace a", "Namespace b"]);
     assert!(gather.failing().is_some());
     assert!(list(&mut gather, NAMESPACES, vec![namespace("a")]), "the whole list does");
-    assert_eq!(names(&gather), ["Namespace a"]);
+    assert_eq!(names(&mut gather), ["Namespace a"]);
     assert_eq!(gather.failing(), None);
 }
 
@@ -66,7 +66,7 @@ fn a_list_of_one_kind_takes_nothing_of_another_away() {
     list(&mut gather, NAMESPACES, vec![namespace("shop")]);
     list(&mut gather, PODS, vec![pod("web", "Running")]);
     list(&mut gather, NAMESPACES, vec![]);
-    assert_eq!(names(&gather), ["Pod shop/web"]);
+    assert_eq!(names(&mut gather), ["Pod shop/web"]);
 }
 
 #[test]
@@ -74,9 +74,9 @@ fn a_pod_that_has_ended_is_gone() {
     for phase in ["Succeeded", "Failed"] {
         let mut gather = Gather::new(Live::default());
         list(&mut gather, PODS, vec![pod("web", "Running"), pod("job", phase)]);
-        assert_eq!(names(&gather), ["Pod shop/web"], "{phase}");
+        assert_eq!(names(&mut gather), ["Pod shop/web"], "{phase}");
         assert!(gather.hear(PODS, Heard::Put(pod("web", phase))));
-        assert!(names(&gather).is_empty(), "{phase}");
+        assert!(names(&mut gather).is_empty(), "{phase}");
     }
 }
 
@@ -87,7 +87,7 @@ fn a_watch_that_says_what_is_known_already_changes_nothing_but_what_it_deletes_i
     assert!(!gather.hear(PODS, Heard::Fine));
     assert!(!gather.hear(PODS, Heard::Gone(pod("other", "Running"))));
     assert!(gather.hear(PODS, Heard::Gone(pod("web", "Running"))));
-    assert!(names(&gather).is_empty());
+    assert!(names(&mut gather).is_empty());
 }
 
 #[test]
