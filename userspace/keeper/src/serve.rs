@@ -19,7 +19,8 @@ use culvert_handover::{
     keeping::{self, Answer, Request},
     receive, send,
 };
-use rustix::{net::sockopt::socket_peercred, process::geteuid};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use rustix::process::geteuid;
 
 use crate::Keep;
 
@@ -66,7 +67,9 @@ fn one(stream: &UnixStream, keep: &mut Keep) -> Result<(), ProtocolError> {
     let refused = |reason: &str| Answer { reason: Some(reason.to_owned()), ..Answer::default() };
     // Read before anything is said: an answer that overtakes the question is lost when the socket closes.
     let request = read(stream);
-    if socket_peercred(stream).map_err(io::Error::from)?.uid.as_raw() != 0 {
+    // Not by rustix, which takes it for a failure that the peer's process has no number here: agents are of another process
+    // namespace than a keeper in a container.
+    if getsockopt(stream, PeerCredentials).map_err(io::Error::from)?.uid() != 0 {
         return reply(stream, &refused("not_root"), &[]);
     }
     let (request, fds) = request?;
