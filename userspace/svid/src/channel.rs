@@ -11,7 +11,7 @@ use culvert_identity::{SpiffeId, TrustDomain};
 use culvert_mtls::{Expected, LocalIdentity, Refusal, Trust, anonymous_client_config, server_name};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::watch};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::{
     Request, Status,
@@ -32,6 +32,7 @@ pub struct ControlPort {
     trust_domain: TrustDomain,
     expected: Expected,
     bearer: Bearer,
+    line: Arc<watch::Sender<Option<ControlChannel>>>,
 }
 
 /// A channel whose calls carry the token, where there is one.
@@ -61,7 +62,8 @@ impl ControlPort {
     /// the server must be `spiffe://TD/culvert/control`.
     pub fn new(address: &str, trust: Trust, trust_domain: &TrustDomain) -> Self {
         let expected = Expected::one(SpiffeId::of_control(trust_domain));
-        Self { address: address.into(), trust, trust_domain: trust_domain.clone(), expected, bearer: Bearer::default() }
+        let (trust_domain, bearer) = (trust_domain.clone(), Bearer::default());
+        Self { address: address.into(), trust, trust_domain, expected, bearer, line: Arc::default() }
     }
 
     /// The same, with the token of this file on every call. Joining and renewing are then one: the token says which
@@ -92,6 +94,17 @@ impl ControlPort {
     pub fn channel(&self, identity: &LocalIdentity) -> ControlChannel {
         let (identity, expected) = (identity.clone(), self.expected.clone());
         self.channel_with(move || identity.client_config(&expected).map_err(io::Error::from))
+    }
+
+    /// Says that the node's stream runs over this channel.
+    pub fn set_line(&self, channel: ControlChannel) {
+        self.line.send_replace(Some(channel));
+    }
+
+    /// The channel that the node's stream runs over, as it changes. There may be several control planes behind the address,
+    /// and what is said of a stream is said to the one that serves it.
+    pub fn line(&self) -> watch::Receiver<Option<ControlChannel>> {
+        self.line.subscribe()
     }
 
     /// A channel that proves nothing: only for joining.

@@ -27,7 +27,14 @@ pub async fn report(port: ControlPort, identity: Arc<NodeIdentity>, enroller: Ar
 
 async fn one_stream(port: &ControlPort, identity: &NodeIdentity, enroller: &Enroller, current: &Current) -> String {
     let (sender, receiver) = mpsc::channel::<NodeReport>(1);
-    let mut client = StatusServiceClient::new(port.channel(identity.identity()));
+    // Generations are those of the control plane that serves the stream: no other one could make anything of them.
+    let mut line = port.line();
+    let channel = match line.wait_for(Option::is_some).await {
+        Ok(channel) => channel.clone(),
+        Err(_) => None,
+    };
+    let Some(channel) = channel else { return "there will be no stream".to_owned() };
+    let mut client = StatusServiceClient::new(channel);
     let call = client.report(ReceiverStream::new(receiver));
     let mut renewed = identity.watch();
     renewed.mark_unchanged();
@@ -56,6 +63,7 @@ async fn one_stream(port: &ControlPort, identity: &NodeIdentity, enroller: &Enro
             Err(status) => format!("{}: {}", status.code(), status.message()),
         },
         () = feed => "the report cannot be sent".to_owned(),
+        _ = line.changed() => "the stream runs over another connection".to_owned(),
         _ = renewed.changed() => "the node's certificate was renewed".to_owned(),
     }
 }

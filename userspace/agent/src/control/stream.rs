@@ -186,9 +186,10 @@ impl Feed {
             sender.send(first).await.map_err(|error| error.to_string())?;
         }
         let channel = self.port.channel(self.identity.identity());
-        let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+        let mut client = AggregatedDiscoveryServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
         let answer = client.delta_aggregated_resources(ReceiverStream::new(receiver)).await;
         let stream = answer.map_err(|status| said(&status))?.into_inner();
+        self.port.set_line(channel);
         Ok((sender, stream))
     }
 

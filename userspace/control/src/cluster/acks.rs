@@ -103,7 +103,9 @@ impl Acks {
     }
 
     fn own(&self, book: &NodeBook) -> BTreeMap<String, String> {
-        let reported = book.all().into_iter().filter_map(|(node, entry)| Some((node, entry.report?.1)));
+        // An agent that calls another control plane now reports there: what it said here last is of the past.
+        let here = book.all().into_iter().filter(|(_, entry)| entry.streams > 0);
+        let reported = here.filter_map(|(node, entry)| Some((node, entry.report?.1)));
         let enforced = reported.filter_map(|(node, report)| {
             let state = self.states.iter().rev().find(|state| state.generation <= report.enforced_generation)?;
             Some((node, state.digest.clone()))

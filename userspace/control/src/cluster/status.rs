@@ -191,7 +191,8 @@ impl Writer {
     async fn pods(&mut self, published: &Published) -> Result<(), ApiError> {
         let mut now = BTreeMap::new();
         let mut events = Vec::new();
-        for entry in self.nodes.all().values() {
+        // What was reported here before its agent went to another control plane is of the past.
+        for entry in self.nodes.all().values().filter(|entry| entry.streams > 0) {
             let Some((_, report)) = &entry.report else { continue };
             for pod in report.pods.iter().filter(|pod| !pod.captured) {
                 let key = (pod.uid.to_string(), pod.reason.to_string());

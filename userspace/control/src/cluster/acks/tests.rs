@@ -34,7 +34,7 @@ fn acks() -> Acks {
 
 fn report(book: &NodeBook, node: &str, enforced_generation: u64) {
     let status = NodeStatus { enforced_generation, pods: vec![] };
-    book.update(node, |entry| entry.report = Some((SystemTime::now(), status)));
+    book.update(node, |entry| (entry.streams, entry.report) = (1, Some((SystemTime::now(), status))));
 }
 
 #[tokio::test]
@@ -77,6 +77,18 @@ async fn another_control_planes_digest_stands_for_the_same_policies() {
     assert!(gone.is_empty());
     let version = &own.table(Kind::PeerAuthentication)["shop/a"].version;
     assert!(here.has(&elsewhere["n2"], Kind::PeerAuthentication, "shop/a", version));
+}
+
+#[tokio::test]
+async fn what_a_node_said_before_it_went_to_another_control_plane_counts_no_more() {
+    let (mut acks, book) = (acks(), NodeBook::default());
+    acks.observe(&snapshot(None, &[("a", "STRICT")]));
+    report(&book, "n1", 5);
+    acks.elsewhere.insert("n1".to_owned(), "newer".to_owned());
+    assert_ne!(acks.nodes(&book)["n1"], "newer", "it is here");
+    book.update("n1", |entry| entry.streams = 0);
+    assert_eq!(acks.nodes(&book)["n1"], "newer");
+    assert!(acks.own(&book).is_empty(), "and others are told no more of it");
 }
 
 #[test]
