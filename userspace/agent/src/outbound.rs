@@ -33,15 +33,16 @@ pub(crate) struct Leads {
     pub(crate) transport: &'static str,
 }
 
-/// By which ways a call to this address would go: the code of the data path, without a connection.
+/// By which ways a call from a pod of this node to this address would go: the code of the data path, without a connection.
 pub(crate) fn leads(
     snapshot: &Snapshot,
+    node: &str,
     original: SocketAddr,
     is_own: impl Fn(SocketAddr) -> bool,
 ) -> Result<Vec<Leads>, AttributeError> {
     let target =
         if is_own(original) { attribute::Target::Itself } else { attribute::find(&snapshot.roster, original)? };
-    let ways = authorize::ways(target, original, is_own);
+    let ways = authorize::ways(authorize::near(target, node)?, original, is_own);
     Ok(ways.into_iter().map(|way| way.leads()).collect())
 }
 

@@ -55,6 +55,8 @@ pub(crate) fn service(name: &str, vip: &str) -> Service {
         vips: vec![ip(vip)],
         ports: vec![ServicePort { name: "".into(), port: 80, target: TargetPort::Name("http".into()) }],
         publish_not_ready: false,
+        client_ip_affinity: false,
+        local: false,
     }
 }
 

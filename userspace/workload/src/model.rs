@@ -86,6 +86,11 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// `spec.publishNotReadyAddresses`.
     pub publish_not_ready: bool,
+    /// `spec.sessionAffinity: ClientIP`: a client is brought back to the same endpoint as long as there is one and the same
+    /// set of them.
+    pub client_ip_affinity: bool,
+    /// `spec.internalTrafficPolicy: Local`: only endpoints on the client's own node.
+    pub local: bool,
 }
 
 /// One entry of `spec.ports` with protocol TCP.

@@ -30,8 +30,9 @@ pub(super) struct Attributed {
 pub(super) enum Target {
     /// Itself, by its own address.
     Itself,
-    /// A service: one of these endpoints, never none.
-    Service { name: ServiceName, endpoints: Vec<Endpoint> },
+    /// A service: one of these endpoints, never none. `affine`: each client always the same one. `local`: only those of the
+    /// client's own node.
+    Service { name: ServiceName, endpoints: Vec<Endpoint>, affine: bool, local: bool },
     /// An enrolled workload.
     Enrolled(Arc<Workload>),
     /// Somebody of whom the control plane says that he is not enrolled.
@@ -127,7 +128,8 @@ pub(super) fn find(roster: &Roster, destination: SocketAddr) -> Result<Target, A
 fn endpoints(roster: &Roster, service: &Service, destination: SocketAddr) -> Result<Target, AttributeError> {
     let family: IpAddr = destination.ip();
     let endpoints = roster.endpoints(&service.name, destination.port(), family)?;
-    Ok(Target::Service { name: service.name.clone(), endpoints })
+    let (affine, local) = (service.client_ip_affinity, service.local);
+    Ok(Target::Service { name: service.name.clone(), endpoints, affine, local })
 }
 
 fn describe(accepted: &mut Accepted, target: &Target) {

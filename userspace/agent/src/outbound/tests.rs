@@ -4,7 +4,7 @@ use culvert_workload::{EndpointError, Protocol, ServiceName};
 
 use super::{
     attribute::{AttributeError, Target, find, told},
-    authorize::{Way, ways},
+    authorize::{Way, draw, ways},
     leads,
 };
 use crate::samples::{pod, service, snapshot};
@@ -48,7 +48,7 @@ fn plaintext_goes_only_where_nobody_is_enrolled() {
     plain.protocol = Protocol::Plain;
     let state = snapshot([plain], [], []);
     for (to, transport) in [("10.0.0.4:80", "passthrough"), ("192.0.2.1:443", "passthrough")] {
-        let ways = leads(&state, address(to), nobody).expect("known");
+        let ways = leads(&state, "n1", address(to), nobody).expect("known");
         assert_eq!((ways.len(), ways[0].transport), (1, transport), "{to}");
     }
     let unknown = find(&state.roster, address("10.0.0.99:80")).expect_err("inside, and nobody is there");
@@ -81,18 +81,57 @@ fn a_service_leads_to_its_ready_endpoints_each_by_its_own_way() {
     let mut plain = member("b", "10.0.0.6", "web");
     plain.protocol = Protocol::Plain;
     let state = snapshot([member("a", "10.0.0.5", "web"), plain, unready], [service("web", "10.96.0.1")], []);
-    let ways = leads(&state, address("10.96.0.1:80"), nobody).expect("known");
+    let ways = leads(&state, "n1", address("10.96.0.1:80"), nobody).expect("known");
     let found: Vec<_> = ways.iter().map(|way| (way.address.to_string(), way.transport)).collect();
     assert_eq!(found, [("10.0.0.5:8080".to_owned(), "hbone"), ("10.0.0.6:8080".to_owned(), "passthrough")]);
+}
+
+#[test]
+fn a_local_service_leads_to_endpoints_of_the_callers_node_or_nowhere() {
+    let mut far = member("b", "10.0.0.6", "web");
+    far.node = "n2".into();
+    let mut local = service("web", "10.96.0.1");
+    local.local = true;
+    let state = snapshot([member("a", "10.0.0.5", "web"), far], [local], []);
+    let found = |node| {
+        let ways = leads(&state, node, address("10.96.0.1:80"), nobody)?;
+        Ok::<_, AttributeError>(ways.iter().map(|way| way.address.to_string()).collect::<Vec<_>>())
+    };
+    assert_eq!(found("n1"), Ok(vec!["10.0.0.5:8080".to_owned()]));
+    assert_eq!(found("n2"), Ok(vec!["10.0.0.6:8080".to_owned()]));
+    assert_eq!(found("n3"), Err(AttributeError::Endpoint(EndpointError::NoEndpoint)));
+}
+
+#[test]
+fn each_client_draws_the_same_endpoint_again_and_clients_are_spread_over_all_of_them() {
+    let endpoints: Vec<_> = (1..=4).map(|number| address(&format!("10.0.0.{number}:8080"))).collect();
+    let drawn = |client: u8, endpoints: &[SocketAddr]| {
+        let client = format!("10.1.0.{client}").parse().expect("an address");
+        *endpoints.iter().min_by_key(|endpoint| draw(client, **endpoint)).expect("one")
+    };
+    let mut counts = std::collections::BTreeMap::new();
+    for client in 0..=255 {
+        let first = drawn(client, &endpoints);
+        *counts.entry(first).or_insert(0) += 1;
+        let mut rest = endpoints.clone();
+        rest.retain(|endpoint| *endpoint != endpoints[0]);
+        assert!(first == endpoints[0] || drawn(client, &rest) == first, "{client} moved without need");
+        // By another port of the service too.
+        assert_eq!(
+            draw("10.1.0.1".parse().expect("an address"), first),
+            draw("10.1.0.1".parse().expect("an address"), SocketAddr::new(first.ip(), 9))
+        );
+    }
+    assert!(counts.len() == 4 && counts.values().all(|count| *count > 32), "{counts:?}");
 }
 
 #[test]
 fn a_pod_that_calls_its_own_service_calls_itself_plainly() {
     let state = snapshot([member("a", "10.0.0.5", "web")], [service("web", "10.96.0.1")], []);
     let own = |address: SocketAddr| address.ip().to_string() == "10.0.0.5";
-    let ways = leads(&state, address("10.96.0.1:80"), own).expect("known");
+    let ways = leads(&state, "n1", address("10.96.0.1:80"), own).expect("known");
     assert_eq!(ways[0].transport, "hairpin");
-    let ways = leads(&state, address("10.0.0.5:9999"), own).expect("itself");
+    let ways = leads(&state, "n1", address("10.0.0.5:9999"), own).expect("itself");
     assert_eq!((ways[0].transport, ways[0].address), ("hairpin", address("10.0.0.5:9999")));
 }
 

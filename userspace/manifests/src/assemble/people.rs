@@ -49,6 +49,8 @@ pub(super) fn services(view: &mut View<'_>) -> Selecting {
             vips: written.vips.clone(),
             ports: written.ports.clone(),
             publish_not_ready: written.publish_not_ready,
+            client_ip_affinity: written.client_ip_affinity,
+            local: written.local,
         };
         services.insert(name, (written.selector.clone(), service));
     }

@@ -21,6 +21,10 @@ pub struct ServiceObject {
     pub selector: BTreeMap<String, String>,
     /// `spec.publishNotReadyAddresses`.
     pub publish_not_ready: bool,
+    /// `spec.sessionAffinity` is ClientIP.
+    pub client_ip_affinity: bool,
+    /// `spec.internalTrafficPolicy` is Local.
+    pub local: bool,
     /// `spec.type` is ExternalName: a matter of DNS.
     pub external_name: bool,
 }
@@ -63,8 +67,20 @@ pub(super) fn read(object: &Fields<'_>) -> ServiceObject {
         ports: ports(&spec),
         selector,
         publish_not_ready: spec.flag("publishNotReadyAddresses").unwrap_or(false),
+        client_ip_affinity: word(&spec, "sessionAffinity", ["None", "ClientIP"]) == Some("ClientIP"),
+        local: word(&spec, "internalTrafficPolicy", ["Cluster", "Local"]) == Some("Local"),
         external_name: spec.text("type") == Some("ExternalName"),
     }
+}
+
+/// One of these words; another one is a mistake.
+fn word<'f>(spec: &'f Fields<'_>, key: &str, words: [&str; 2]) -> Option<&'f str> {
+    let text = spec.text(key)?;
+    if !words.contains(&text) {
+        let remedy = format!("write {} or {}", words[0], words[1]);
+        spec.notes().error("bad_value", spec.at(key), format!("{text:?} is not known here"), &remedy);
+    }
+    Some(text)
 }
 
 fn vips(spec: &Fields<'_>) -> Vec<IpAddr> {
@@ -151,12 +167,6 @@ fn unsupported(spec: &Fields<'_>) {
             let remedy = "write ClusterIP, NodePort, LoadBalancer or ExternalName";
             spec.notes().error("bad_value", spec.at("type"), text, remedy);
         }
-    }
-    if spec.text("sessionAffinity") == Some("ClientIP") {
-        warn("sessionAffinity", "ClientIP is not kept: endpoints are picked at random", "write None");
-    }
-    if spec.text("internalTrafficPolicy") == Some("Local") {
-        warn("internalTrafficPolicy", "Local is not kept: endpoints of all nodes are picked", "write Cluster");
     }
     if spec.has("trafficDistribution") {
         warn("trafficDistribution", "it is not kept: endpoints are picked at random", "remove it");

@@ -133,6 +133,8 @@ pub(super) fn service_message(service: &Service) -> message::Service {
         vips: service.vips.iter().map(address_bytes).collect(),
         ports: service.ports.iter().map(port).collect(),
         publish_not_ready: service.publish_not_ready,
+        client_ip_affinity: service.client_ip_affinity,
+        local: service.local,
     }
 }
 
@@ -151,6 +153,8 @@ pub(super) fn read_service(raw: message::Service) -> Read<Service> {
         vips: addresses("vips", &raw.vips)?,
         ports,
         publish_not_ready: raw.publish_not_ready,
+        client_ip_affinity: raw.client_ip_affinity,
+        local: raw.local,
     })
 }
 

@@ -96,13 +96,15 @@ fn service() -> impl Strategy<Value = Resource> {
     let target =
         prop_oneof![port().prop_map(TargetPort::Number), word().prop_map(|name| TargetPort::Name(name.into()))];
     let ports = collection::btree_map(port(), ("[a-z]{0,4}", target), 0..4);
-    (word(), word(), addresses(), ports, any::<bool>()).prop_map(|(namespace, name, vips, ports, publish_not_ready)| {
+    (word(), word(), addresses(), ports, any::<[bool; 3]>()).prop_map(|(namespace, name, vips, ports, flags)| {
         let ports = ports.into_iter().map(|(port, (name, target))| ServicePort { name: name.into(), port, target });
         Resource::Service(Service {
             name: ServiceName::new(&namespace, &name),
             vips,
             ports: ports.collect(),
-            publish_not_ready,
+            publish_not_ready: flags[0],
+            client_ip_affinity: flags[1],
+            local: flags[2],
         })
     })
 }

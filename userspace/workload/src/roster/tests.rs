@@ -35,6 +35,8 @@ fn service(vips: &[&str], target: TargetPort) -> Service {
         vips: vips.iter().map(|vip| vip.parse().unwrap()).collect(),
         ports: vec![ServicePort { name: "http".into(), port: 80, target }],
         publish_not_ready: false,
+        client_ip_affinity: false,
+        local: false,
     }
 }
 

@@ -190,14 +190,14 @@ fn services_of_every_shape() {
             json!({"clusterIP": "10.96.0.9", "selector": {"app": "web"}, "sessionAffinity": "ClientIP",
                 "ports": [{"port": 80}]}),
             vec![(80, TargetPort::Number(80))],
-            "unsupported",
+            "",
         ),
         (
             "internalTrafficPolicy Local",
             json!({"clusterIP": "10.96.0.9", "selector": {"app": "web"}, "internalTrafficPolicy": "Local",
                 "ports": [{"port": 80}]}),
             vec![(80, TargetPort::Number(80))],
-            "unsupported",
+            "",
         ),
     ];
     for (what, spec, ports, complaint) in table {
@@ -209,6 +209,8 @@ fn services_of_every_shape() {
         let service = the_service(&assembly, "s");
         let got: Vec<_> = service.ports.iter().map(|port| (port.port, port.target.clone())).collect();
         assert_eq!((got, &service.vips), (ports, &ip("10.96.0.9")), "{what}");
+        let kept = (service.client_ip_affinity, service.local);
+        assert_eq!(kept, (what == "client IP affinity", what == "internalTrafficPolicy Local"), "{what}");
         assert_eq!(workload(&assembly, "uid-web").services, [ServiceName::new("shop", "s")], "{what}");
     }
 }
