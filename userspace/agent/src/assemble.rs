@@ -3,14 +3,23 @@
 
 mod tasks;
 
-use std::{fs::File, io, sync::Arc};
+use std::{
+    fs::File,
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use culvert_mtls::{Trust, TrustBundles};
 use culvert_redirect::{Config, HostHooks, Redirect};
 use culvert_svid::{Clock, ControlPort, Keeper, KeeperSettings, NodeIdentity, Signer, SystemClock};
 use culvert_tunnel::{Limits, Proofs};
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -30,7 +39,13 @@ use crate::{
 };
 
 /// Longest wait for connections that were reset at the end.
-const LAST: std::time::Duration = std::time::Duration::from_secs(1);
+const LAST: Duration = Duration::from_secs(1);
+/// Longest wait for the agent before this one: longer than it is given to end.
+const BEFORE: Duration = Duration::from_secs(20);
+/// Longest time for which an agent that is to end goes on, for the next one to come.
+const SUCCESSION: Duration = Duration::from_secs(1);
+/// How often is looked whether an agent has ended, or another one has come.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Runs the agent until it is told to stop. Must be called before any thread is made.
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
@@ -58,12 +73,46 @@ fn run_logged(settings: &Settings, log: &Arc<Log>) -> anyhow::Result<()> {
     runtime.block_on(agent(settings, log))
 }
 
-/// One agent per run directory.
+/// One agent per run directory. The one before may be just ending: in an update it has been told to before this one was
+/// started, and the sooner this one goes on, the shorter new connections wait.
 fn alone(settings: &Settings) -> anyhow::Result<Flock<File>> {
     let path = settings.run_dir.join("agent.lock");
-    let file = File::create(&path).with_context(|| format!("{}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|(_, error)| anyhow::anyhow!("another agent uses --run-dir {} ({error})", settings.run_dir.display()))
+    let mut file = File::create(&path).with_context(|| format!("{}", path.display()))?;
+    let (begun, next) = (Instant::now(), next(settings));
+    let lock = loop {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => break lock,
+            Err((file, Errno::EWOULDBLOCK)) if begun.elapsed() < BEFORE => file,
+            Err((_, error)) => {
+                anyhow::bail!("another agent uses --run-dir {} ({error})", settings.run_dir.display())
+            }
+        };
+        File::create(&next).with_context(|| format!("{}", next.display()))?;
+        std::thread::sleep(LOOK);
+    };
+    match std::fs::remove_file(&next) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{}", next.display()))
+        }
+        _ => Ok(lock),
+    }
+}
+
+/// There while another agent waits for this one to end.
+fn next(settings: &Settings) -> PathBuf {
+    settings.run_dir.join("agent.next")
+}
+
+/// The metrics port. Of the agent before this one, the lock may be gone a moment before its sockets are.
+async fn door(settings: &Settings) -> anyhow::Result<TcpListener> {
+    let begun = Instant::now();
+    loop {
+        match TcpListener::bind(settings.metrics).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < LAST => {}
+            bound => return bound.with_context(|| format!("--metrics {}", settings.metrics)),
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 async fn agent(settings: &Settings, log: &Arc<Log>) -> anyhow::Result<()> {
@@ -71,7 +120,7 @@ async fn agent(settings: &Settings, log: &Arc<Log>) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new(settings.metrics_series));
     let current = Arc::new(Current::default());
     // Metrics and readiness answer from the beginning: an agent that waits for its control plane says so.
-    let door = TcpListener::bind(settings.metrics).await.with_context(|| format!("--metrics {}", settings.metrics))?;
+    let door = door(settings).await?;
     let serving = tokio::spawn(admin::serve_metrics(door, metrics.clone(), current.clone()));
 
     let (port, identity) = join(settings, &metrics).await?;
@@ -244,6 +293,16 @@ impl Running {
     /// nothing of the pods leaves or enters, unless they are to be withdrawn.
     async fn stop(self, settings: &Settings) {
         tracing::info!(patience = ?settings.drain, "stopping");
+        // With a keeper, connections that come when nobody accepts wait for the next agent: it had better be there.
+        if settings.on_node.keeper.is_some() {
+            let waits = next(settings);
+            let there = async {
+                while !waits.exists() {
+                    tokio::time::sleep(LOOK).await;
+                }
+            };
+            let _ = tokio::time::timeout(SUCCESSION, there).await;
+        }
         self.enroller.stop_accepting();
         let quiet = async {
             tokio::join!(self.workers.drain(), tasks::until_quiet(&self.enroller));
