@@ -43,11 +43,19 @@ fn pods(pods: &[Value]) -> String {
             cell(&pod["addresses"]),
             captured,
             cell(&pod["mtls"]),
-            cell(&pod["connections"]),
+            open(pod),
             cell(&pod["identity"]),
         ]
     };
     table(&["POD", "ADDRESSES", "CAPTURED", "MTLS", "OPEN", "IDENTITY"], &pods.iter().map(row).collect::<Vec<_>>())
+}
+
+/// Open connections, and those from before the enrolment, which are outside of the mesh.
+fn open(pod: &Value) -> String {
+    match pod["pre_enrolment"].as_u64() {
+        None | Some(0) => cell(&pod["connections"]),
+        Some(before) => format!("{} and {before} pre_enrolment", pod["connections"]),
+    }
 }
 
 fn identities(identities: &[Value]) -> String {

@@ -85,7 +85,7 @@ fn rules_where(policy: &NormalPolicy, holds: impl Fn(&NormalRule) -> bool) -> im
 fn inexact(policy: &NormalPolicy) -> impl Iterator<Item = Inexact> {
     policy.rules.iter().enumerate().filter_map(|(rule, normal)| {
         let fields: Vec<String> =
-            normal.fields().filter(|f| f.is_unseen()).map(|f| format!("rules[{rule}].{}", f.path)).collect();
+            normal.fields().filter(|f| f.is_unseen()).map(|f| format!("rules[{rule}].{}", f.named())).collect();
         let verdict = match policy.action {
             _ if fields.is_empty() => return None,
             Action::Allow if normal.is_dead() => RuleVerdict::Dead,
@@ -97,6 +97,14 @@ fn inexact(policy: &NormalPolicy) -> impl Iterator<Item = Inexact> {
 }
 
 impl Field {
+    /// Its path; of a condition also what it is about, which its path does not say.
+    fn named(&self) -> String {
+        match &self.test {
+            Test::Unseen(attribute) if self.path.starts_with("when[") => format!("{} ({attribute})", self.path),
+            _ => self.path.to_string(),
+        }
+    }
+
     fn is_unseen(&self) -> bool {
         matches!(self.test, Test::Unseen(_))
     }

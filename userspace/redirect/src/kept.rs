@@ -72,6 +72,18 @@ pub(crate) fn settle(node: &Node, subject: &Subject, captured: bool) -> io::Resu
     })
 }
 
+/// How many of the kept connections are still open.
+pub(crate) fn count(node: &Node, subject: &Subject) -> io::Result<usize> {
+    let pod = subject.host.ifindex;
+    let keys = node.shared.maps.pre_enrolment.keys::<FlowKey>()?;
+    let kept: HashSet<FlowKey> = keys.into_iter().filter(|key| key.pod == pod).collect();
+    if kept.is_empty() {
+        return Ok(0);
+    }
+    let open = open_connections(node, subject)?;
+    Ok(open.iter().filter(|socket| kept.contains(&flow(subject, socket.local, socket.remote))).count())
+}
+
 /// Whether rule 100 is there: an agent has captured this pod before.
 pub(crate) fn is_captured(node: &Node, netns: &Namespace) -> io::Result<bool> {
     netns.enter(&node.shared.home, || {

@@ -80,6 +80,11 @@ impl Redirect {
         Pins::dismantle(bpffs, node)
     }
 
+    /// How many connections from before its enrolment a pod still has open, outside of the mesh.
+    pub fn pre_enrolment(&self, uid: &str) -> Result<usize, VerifyError> {
+        self.node.pre_enrolment(uid)
+    }
+
     /// Every pod with pins on this node.
     pub fn pinned(&self) -> Result<Vec<PinnedPod>, VerifyError> {
         self.node.pinned().map_err(|source| VerifyError::System { action: "read the pins".to_owned(), source })

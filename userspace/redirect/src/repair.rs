@@ -40,6 +40,11 @@ impl Node {
         verify::look(self, &self.pins.pod(uid), &pod).map_err(looking("read back"))
     }
 
+    pub(crate) fn pre_enrolment(&self, uid: &str) -> Result<usize, VerifyError> {
+        let pod = self.known(uid)?;
+        kept::count(self, &pod.subject()).map_err(looking("count kept connections"))
+    }
+
     pub(crate) fn update(&self, uid: &str, settings: PodSettings) -> Result<(), VerifyError> {
         enrol::check_settings(&settings).map_err(VerifyError::Repair)?;
         let _one_at_a_time = self.enrolment();

@@ -43,6 +43,7 @@ async fn pod_status(desk: &Desk, pod: &Arc<Pod>) -> PodStatus {
         captured: captured.is_complete(),
         deviations,
         connections: pod.live.len(),
+        pre_enrolment: desk.enroller.pre_enrolment(&pod.uid).await,
         mtls: mode(pod.judge().rules().mtls().mode).to_owned(),
     }
 }

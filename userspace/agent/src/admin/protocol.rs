@@ -86,6 +86,9 @@ pub struct PodStatus {
     pub deviations: Vec<String>,
     /// Open connections.
     pub connections: usize,
+    /// Connections that were open before its enrolment and still go on, outside of the mesh.
+    #[serde(default)]
+    pub pre_enrolment: usize,
     /// Its mode: `strict`, `permissive` or `disable`.
     pub mtls: String,
 }

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use culvert_policy::{Basis, Connection, Decision, Peer, explain};
+use culvert_policy::{Basis, Connection, Decision, Inexact, Peer, RuleVerdict, explain};
 use culvert_workload::{Protocol, ServiceName, Workload};
 
 use super::protocol::{End, Why};
@@ -25,6 +25,9 @@ pub(super) enum WhyError {
     /// A pod without an address.
     #[error("{0} has no address yet")]
     NoAddress(String),
+    /// A service that is headless, or a name for something else.
+    #[error("the service {0} has no virtual address: ask for one of its pods, or for what its name stands for")]
+    NoVirtualAddress(String),
 }
 
 impl WhyError {
@@ -32,6 +35,7 @@ impl WhyError {
         match self {
             Self::Unknown(_) => "unknown_end",
             Self::NoAddress(_) => "no_address",
+            Self::NoVirtualAddress(_) => "no_virtual_address",
         }
     }
 }
@@ -61,7 +65,8 @@ pub(super) fn why(snapshot: &Snapshot, source: &str, destination: &str, port: u1
         return Ok(answer);
     }
     let original = SocketAddr::new(destination.address, port);
-    match outbound::leads(snapshot, original, |address| is_address_of(&source, address.ip())) {
+    let node = source.workload.as_ref().map(|workload| workload.node.clone()).unwrap_or_default();
+    match outbound::leads(snapshot, &node, original, |address| is_address_of(&source, address.ip())) {
         Err(error) => refuse(&mut answer, error),
         Ok(ways) => depart(snapshot, &mut answer, &source, ways),
     }
@@ -131,8 +136,20 @@ fn arrive(
     let (mode, from) = judge.rules().mtls().on(address.port());
     let from = from.map_or_else(|| "the mesh's defaultMode".to_owned(), |name| format!("PeerAuthentication {name}"));
     answer.notes.push(format!("mTLS of the destination's port: {} ({from})", super::answers::mode(mode)));
+    answer.notes.extend(judge.rules().posture().inexact.iter().map(unseen));
     answer.notes.push(format!("decided by the agent of node {}; every agent holds the same policies", workload.node));
     answer.explanation = serde_json::to_value(&explanation).ok();
+}
+
+/// A rule that L4 takes for something else than is written, and by which fields.
+fn unseen(inexact: &Inexact) -> String {
+    let verdict = match inexact.verdict {
+        RuleVerdict::Dead => "lets nothing in",
+        RuleVerdict::Narrowed => "lets in less than is written",
+        RuleVerdict::Widened => "refuses more than is written",
+    };
+    let (policy, rule, fields) = (&inexact.rule.policy, inexact.rule.rule, inexact.fields.join(", "));
+    format!("{policy} rules[{rule}] {verdict}: not visible at L4 are {fields}")
 }
 
 fn decision(answer: &mut Why, decision: &Decision) {
@@ -235,6 +252,9 @@ fn find(snapshot: &Snapshot, asked: &str, like: Option<IpAddr>) -> Result<Found,
     };
     let family = |address: &&IpAddr| like.is_none_or(|like| like.is_ipv4() == address.is_ipv4());
     let address = addresses.iter().find(family).or(addresses.first()).copied();
-    let address = address.ok_or_else(|| WhyError::NoAddress(asked.to_owned()))?;
+    let address = address.ok_or_else(|| match &workload {
+        Some(_) => WhyError::NoAddress(asked.to_owned()),
+        None => WhyError::NoVirtualAddress(asked.to_owned()),
+    })?;
     Ok(Found { asked: asked.to_owned(), address, workload })
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use culvert_workload::Workload;
 
-use super::{EnrolError, Enroller, Held, usable};
+use super::{EnrolError, Enroller, usable};
 use crate::{
     metrics::Own,
     pod::{POLICY_CHANGE, Pod},
@@ -92,7 +92,7 @@ impl Enroller {
         Ok(())
     }
 
-    /// Probe ports and the like of all pods, where they have changed.
+    /// Probe ports, strictness and the like of all pods, where they have changed.
     pub(super) async fn update_all(&self) {
         for pod in self.pods() {
             self.update(&pod.workload()).await;
@@ -101,10 +101,8 @@ impl Enroller {
 
     async fn update(&self, record: &Workload) {
         let wanted = self.settings(record);
-        let same = |held: &Held| {
-            held.settings.probe_ports == wanted.probe_ports && held.settings.deny_non_tcp == wanted.deny_non_tcp
-        };
-        if self.held().get(&record.uid).is_none_or(same) {
+        // Also whether what was open before the enrolment may go on: a pod that has become strict keeps none of it.
+        if self.held().get(&record.uid).is_none_or(|held| held.settings == wanted) {
             return;
         }
         let (redirect, uid, settings) = (self.parts.redirect.clone(), record.uid.to_string(), wanted.clone());

@@ -117,6 +117,12 @@ impl Enroller {
         }
     }
 
+    /// How many connections a pod still has from before its enrolment; none where the kernel cannot be asked.
+    pub async fn pre_enrolment(&self, uid: &WorkloadUid) -> usize {
+        let (redirect, uid) = (self.parts.redirect.clone(), uid.to_string());
+        super::blocking(move || redirect.pre_enrolment(&uid)).await.ok().and_then(Result::ok).unwrap_or_default()
+    }
+
     /// What the control plane is told.
     pub async fn report(&self) -> NodeStatus {
         let mut pods = Vec::new();
