@@ -89,7 +89,7 @@ pub(crate) fn run(arguments: &Arguments, consent: Consent) -> Result<()> {
     match &arguments.task {
         Task::Up { only } => life::up(&place, *only, consent),
         Task::Test(wanted) => suite::run(&place, wanted, consent),
-        Task::Images { programs } => life::images(&place, programs.clone(), consent),
+        Task::Images { programs } => life::images(&place, programs.clone(), consent).map(drop),
         Task::Down => life::down(&place),
         Task::Status => life::status(&place),
         Task::Exec { machine, command } => life::exec(&place, machine, command),

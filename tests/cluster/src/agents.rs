@@ -26,6 +26,12 @@ pub struct Record {
     pub src: Party,
     /// Who was called.
     pub dst: Party,
+    /// Where the application called, where that is another address than the one that was dialled.
+    #[serde(default)]
+    pub original_dst: Option<String>,
+    /// `namespace/name` of the service that was called.
+    #[serde(default)]
+    pub service: Option<String>,
     /// How it ended.
     pub outcome: String,
     /// Why.
@@ -39,6 +45,8 @@ pub struct Record {
 /// One end of a connection.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Party {
+    /// Address and port.
+    pub addr: String,
     /// The workload, where known.
     #[serde(default)]
     pub workload: Option<String>,
@@ -75,6 +83,14 @@ impl Agent {
         let pods = status["pods"].as_array().context("pods")?.iter();
         let mine = pods.filter(|pod| pod["namespace"] == namespace && pod["captured"] == true);
         Ok(mine.filter_map(|pod| pod["name"].as_str().map(str::to_owned)).collect())
+    }
+
+    /// A metric without labels.
+    pub fn metric(&self, name: &str) -> Result<u64> {
+        let path = format!("/api/v1/namespaces/{SYSTEM}/pods/{}:15020/proxy/metrics", self.pod);
+        let served = self.cluster.kubectl(&["get", "--raw", &path])?;
+        let line = served.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(line.with_context(|| format!("no {name}"))?.parse()?)
     }
 
     /// The newest record that fits, waited for.

@@ -28,6 +28,9 @@ pub struct Cluster {
     helm: PathBuf,
     xtask: PathBuf,
     repository: PathBuf,
+    programs: PathBuf,
+    seeds: Option<PathBuf>,
+    cases: Option<PathBuf>,
 }
 
 impl Cluster {
@@ -101,6 +104,23 @@ impl Cluster {
         &self.repository
     }
 
+    /// A program that was built for this run, by its path on every machine of the cluster.
+    pub fn program(&self, name: &str) -> Result<String> {
+        let path = self.programs.join(name);
+        ensure!(path.is_file(), "{} was not built", path.display());
+        Ok(path.to_string_lossy().into_owned())
+    }
+
+    /// Manifests of others that are applied as they are: `--seeds DIR`.
+    pub fn seeds(&self) -> Result<&PathBuf> {
+        self.seeds.as_ref().context("no manifests were given: cargo xtask cluster test --seeds DIR")
+    }
+
+    /// Third-party cases: `--cases DIR`.
+    pub fn cases(&self) -> Result<&PathBuf> {
+        self.cases.as_ref().context("no cases were given: cargo xtask cluster test --cases DIR")
+    }
+
     /// `helm` on this cluster.
     pub fn helm(&self) -> Command {
         let mut command = Command::new(&self.helm);
@@ -158,6 +178,12 @@ impl Cluster {
     pub fn on(&self, machine: &str, words: &[&str]) -> Result<String> {
         let mut command = Command::new(&self.xtask);
         output(command.args(["cluster", "--name", &self.name, "exec", machine]).args(words))
+    }
+
+    /// Kills all processes of this name on a machine, as a crash would.
+    pub fn kill(&self, machine: &str, name: &str) -> Result<()> {
+        let each = "for p in /proc/[0-9]*; do [ \"$(cat $p/comm 2>/dev/null)\" = \"$0\" ] && kill -9 ${p#/proc/} && n=1; done; [ \"$n\" ]";
+        self.on(machine, &["sh", "-c", each, name]).map(drop).with_context(|| format!("no {name} on {machine}"))
     }
 
     /// Waits for the API server.

@@ -9,7 +9,7 @@ mod pods;
 
 pub use agents::{Agent, Record};
 pub use cluster::Cluster;
-pub use pods::{App, Namespace};
+pub use pods::{App, Greeting, Namespace};
 
 use std::time::{Duration, Instant};
 

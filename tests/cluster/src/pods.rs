@@ -16,27 +16,45 @@ pub struct Namespace {
 
 /// A pod to be made.
 pub struct App<'a> {
-    /// Its name, its service account's name and its label `app`.
+    /// Its name, its label `app`, and its service account's name unless `spec` has another one.
     pub name: &'a str,
     /// Where it has to run.
     pub node: &'a str,
     /// What `cluster-app` is to do.
     pub does: &'a [&'a str],
+    /// Labels besides `app`.
+    pub labels: Value,
     /// Merged into its container.
     pub container: Value,
     /// Merged into its spec.
     pub spec: Value,
 }
 
+/// What a server says to whom calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Greeting {
+    /// Its host's name: the pod's, or the node's on the node's network.
+    pub server: String,
+    /// Its port.
+    pub port: u16,
+    /// Whom it sees.
+    pub peer: String,
+}
+
 impl<'a> App<'a> {
     /// A server.
     pub fn server(name: &'a str, node: &'a str) -> App<'a> {
-        App { name, node, does: &["serve", "8080"], container: json!({}), spec: json!({}) }
+        App { name, node, does: &["serve", "8080"], labels: json!({}), container: json!({}), spec: json!({}) }
+    }
+
+    /// A pod that does this.
+    pub fn doing(name: &'a str, node: &'a str, does: &'a [&'a str]) -> App<'a> {
+        App { does, ..App::idle(name, node) }
     }
 
     /// A pod that does nothing by itself.
     pub fn idle(name: &'a str, node: &'a str) -> App<'a> {
-        App { name, node, does: &["sleep"], container: json!({}), spec: json!({}) }
+        App { name, node, does: &["sleep"], labels: json!({}), container: json!({}), spec: json!({}) }
     }
 }
 
@@ -44,8 +62,12 @@ impl Namespace {
     /// Makes it with these labels.
     pub fn new(cluster: &'static Cluster, name: &str, labels: &Value) -> Result<Namespace> {
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
-        // One of the same name may still be on its way out; `create` waits until it is gone.
-        within(Duration::from_secs(90), name, || cluster.create(&object.to_string()).map(drop))?;
+        // One of the same name may still be on its way out, or be left of a run that was killed.
+        within(Duration::from_secs(90), name, || {
+            cluster.create(&object.to_string()).map(drop).inspect_err(|_| {
+                let _ = cluster.kubectl(&["delete", "namespace", name, "--wait=false"]);
+            })
+        })?;
         within(Duration::from_secs(30), "its service account", || {
             cluster.kubectl(&["-n", name, "get", "serviceaccount", "default"]).map(drop)
         })?;
@@ -71,8 +93,12 @@ impl Namespace {
     pub fn create(&self, apps: &[App<'_>]) -> Result<()> {
         let mut items = Vec::new();
         for app in apps {
-            let metadata = json!({"name": app.name, "namespace": self.name, "labels": {"app": app.name}});
-            items.push(json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}));
+            let mut labels = json!({"app": app.name});
+            merge(&mut labels, &app.labels);
+            let metadata = json!({"name": app.name, "namespace": self.name, "labels": labels});
+            if app.spec.get("serviceAccountName").is_none() {
+                items.push(json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}));
+            }
             let mut container = json!({
                 "name": "app",
                 "image": "localhost/culvert-test/app:1",
@@ -105,16 +131,29 @@ impl Namespace {
 
     /// A ClusterIP Service in front of the pods `app`, and its address.
     pub fn service(&self, app: &str, port: u16, target: u16) -> Result<String> {
-        let service = json!({
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": app, "namespace": self.name},
-            "spec": {"selector": {"app": app}, "ports": [{"port": port, "targetPort": target}]},
-        });
+        let spec = json!({"selector": {"app": app}, "ports": [{"port": port, "targetPort": target}]});
+        Ok(format!("{}:{port}", self.service_of(app, &spec)?))
+    }
+
+    /// A Service as it is given, and its virtual address: `None` where it is to have none, empty where it has none.
+    pub fn service_of(&self, name: &str, spec: &Value) -> Result<String> {
+        let metadata = json!({"name": name, "namespace": self.name});
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec});
         self.cluster.apply(&service.to_string())?;
-        let made = self.cluster.get_json(&["-n", &self.name, "get", "service", app])?;
-        let address = made["spec"]["clusterIP"].as_str().context("an address")?;
-        Ok(format!("{address}:{port}"))
+        let made = self.cluster.get_json(&["-n", &self.name, "get", "service", name])?;
+        Ok(made["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Applies an object of this namespace.
+    pub fn apply(&self, kind: &str, name: &str, spec: &Value) -> Result<()> {
+        let version = if kind == "Endpoints" { "v1" } else { "security.istio.io/v1" };
+        let metadata = json!({"name": name, "namespace": self.name});
+        let mut object = json!({"apiVersion": version, "kind": kind, "metadata": metadata});
+        match kind {
+            "Endpoints" => object["subsets"] = spec.clone(),
+            _ => object["spec"] = spec.clone(),
+        }
+        self.cluster.apply(&object.to_string()).map(drop)
     }
 
     /// A pod's address.
@@ -123,13 +162,21 @@ impl Namespace {
         Ok(pod["status"]["podIP"].as_str().context("no address yet")?.to_owned())
     }
 
-    /// One call out of a pod: what the server said of itself and of whom it saw, or the word of the failure.
+    /// One call out of a pod: the server and whom it saw, or the word of the failure.
     pub fn call(&self, from: &str, to: &str) -> Result<String> {
+        let answer = self.greeting(from, to)?;
+        Ok(format!("{} {}", answer.server, answer.peer))
+    }
+
+    /// One call out of a pod: what the server said, or the word of the failure.
+    pub fn greeting(&self, from: &str, to: &str) -> Result<Greeting> {
         let words = ["-n", &self.name, "exec", from, "--", "/usr/local/bin/cluster-app", "call", to];
         let done = self.cluster.kubectl_command().args(words).output()?;
         let printed = String::from_utf8_lossy(&done.stdout).trim().to_owned();
         match printed.split(' ').collect::<Vec<_>>().as_slice() {
-            ["ok", server, peer, _] => Ok(format!("{server} {peer}")),
+            ["ok", server, port, peer, _] => {
+                Ok(Greeting { server: (*server).to_owned(), port: port.parse()?, peer: (*peer).to_owned() })
+            }
             ["failed", word, _] => bail!("{word}"),
             _ => bail!("{from} -> {to}: {printed}{}", String::from_utf8_lossy(&done.stderr)),
         }
@@ -153,6 +200,12 @@ impl Namespace {
         })
     }
 
+    /// Runs the test application once more in a pod.
+    pub fn exec(&self, pod: &str, words: &[&str]) -> Result<String> {
+        let app = ["-n", &self.name, "exec", pod, "--", "/usr/local/bin/cluster-app"];
+        self.cluster.kubectl(&[&app[..], words].concat())
+    }
+
     /// What a pod has printed so far.
     pub fn log(&self, pod: &str) -> Result<String> {
         self.cluster.kubectl(&["-n", &self.name, "logs", pod])
@@ -161,7 +214,9 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = self.cluster.kubectl(&["delete", "namespace", &self.name, "--wait=false"]);
+        // The API server may be just coming back.
+        let delete = ["delete", "namespace", &self.name, "--wait=false"];
+        let _ = within(Duration::from_secs(30), &self.name, || self.cluster.kubectl(&delete).map(drop));
     }
 }
 

@@ -160,8 +160,9 @@ pub(crate) fn exec(place: &Place, machine: &str, command: &[String]) -> Result<(
     shell::run(ready::on(place, Machine::by_name(machine)?)?.args(command))
 }
 
-/// Builds culvert and gives both nodes its images. With `programs`, what lies there is taken instead of built.
-pub(crate) fn images(place: &Place, programs: Option<PathBuf>, consent: Consent) -> Result<()> {
+/// Builds culvert and gives both nodes its images; the folder of the programs. With `programs`, what lies there is taken
+/// instead of built.
+pub(crate) fn images(place: &Place, programs: Option<PathBuf>, consent: Consent) -> Result<PathBuf> {
     let programs = match programs {
         Some(folder) => folder,
         None => {
@@ -176,7 +177,7 @@ pub(crate) fn images(place: &Place, programs: Option<PathBuf>, consent: Consent)
     for file in files {
         println!("{} is on both nodes", file.display());
     }
-    Ok(())
+    Ok(programs)
 }
 
 /// What only a cluster needs, besides the programs of the demo.

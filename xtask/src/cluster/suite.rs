@@ -1,6 +1,6 @@
 //! `cargo xtask cluster test`: the tests that need a real Kubernetes.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Result;
@@ -27,6 +27,12 @@ pub(crate) struct Wanted {
     /// Take culvert's programs from here instead of building them.
     #[arg(long, value_name = "DIR")]
     pub(crate) programs: Option<PathBuf>,
+    /// Manifests of others, applied as they are by the tests `given::seeds`. Without it: `../shared/seeds`, where it exists.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) seeds: Option<PathBuf>,
+    /// Third-party cases, applied one by one by the tests `given::cases`. Without it: `../shared/conformance`, where it exists.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cases: Option<PathBuf>,
     /// Only tests whose name contains one of these words.
     pub(crate) filters: Vec<String>,
 }
@@ -49,23 +55,40 @@ pub(crate) fn counted(place: &Place, wanted: &Wanted, long: bool, consent: Conse
     tools::ensure(&[Need::Ebpf, Need::Lab], consent)?;
     let helm = helm::program()?;
     life::up(place, None, consent)?;
-    let outcome =
-        life::images(place, wanted.programs.clone(), consent).and_then(|()| tests(place, wanted, long, &helm, tally));
+    let outcome = life::images(place, wanted.programs.clone(), consent)
+        .and_then(|programs| tests(place, wanted, long, &Programs { helm, own: programs }, tally));
     if !wanted.keep {
         life::down(place)?;
     }
     outcome
 }
 
-fn tests(place: &Place, wanted: &Wanted, long: bool, helm: &Path, tally: &mut Tally) -> Result<()> {
+struct Programs {
+    helm: PathBuf,
+    /// The folder of culvert's own, and of those that tests run.
+    own: PathBuf,
+}
+
+/// What was given, or what lies beside the repository.
+fn given(wanted: Option<&PathBuf>, beside: &str) -> Result<Option<PathBuf>> {
+    let beside = paths::root().join("../shared").join(beside);
+    let folder = wanted.cloned().or_else(|| beside.is_dir().then_some(beside));
+    Ok(folder.map(std::fs::canonicalize).transpose()?)
+}
+
+fn tests(place: &Place, wanted: &Wanted, long: bool, programs: &Programs, tally: &mut Tally) -> Result<()> {
+    let (seeds, cases) = (given(wanted.seeds.as_ref(), "seeds")?, given(wanted.cases.as_ref(), "conformance")?);
     let description = place.folder().join("cluster.json");
     let content = json!({
         "name": place.name(),
         "kubeconfig": place.kubeconfig(),
         "kubectl": kubernetes::programs()?.join("kubectl"),
-        "helm": helm,
+        "helm": programs.helm,
         "xtask": place.program(),
         "repository": paths::root(),
+        "programs": std::path::absolute(&programs.own)?,
+        "seeds": seeds,
+        "cases": cases,
     });
     std::fs::write(&description, content.to_string())?;
     let mut cargo: Command = shell::cargo();
@@ -74,5 +97,11 @@ fn tests(place: &Place, wanted: &Wanted, long: bool, helm: &Path, tally: &mut Ta
         cargo.args(["--package", package]);
     }
     cargo.args(["--", "--test-threads=1"]).args(long.then_some("--include-ignored")).args(&wanted.filters);
+    for (folder, tests, flag) in [(&seeds, "given::seeds", "--seeds"), (&cases, "given::cases", "--cases")] {
+        if folder.is_none() {
+            println!("not run, {flag} DIR was not given: {tests}");
+            cargo.args(["--skip", tests]);
+        }
+    }
     tally.run("cluster", cargo.env("CULVERT_CLUSTER", &description))
 }

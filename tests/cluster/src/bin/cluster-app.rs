@@ -1,10 +1,12 @@
 //! What test pods run: a server that says who it is and whom it sees, and clients that write down how each call went.
 //!
 //! ```text
-//! cluster-app serve PORT...             answers each connection with "NAME PEER-ADDRESS", then echoes lines
-//! cluster-app call ADDRESS              one call: prints "ok NAME PEER-ADDRESS" or "failed WORD", with milliseconds
+//! cluster-app serve PORT...             answers each connection with "NAME PORT PEER-ADDRESS", then echoes lines
+//! cluster-app call ADDRESS              one call: prints "ok NAME PORT PEER-ADDRESS" or "failed WORD", with milliseconds
+//! cluster-app ask ADDRESS TEXT          sends a line and prints the first line of the answer
 //! cluster-app calls ADDRESS MS          a call every so many milliseconds, for ever, one line each
-//! cluster-app hold ADDRESS              one connection, a line to and fro ten times a second until it breaks
+//! cluster-app hold ADDRESS              one connection, a line to and fro ten times a second until it breaks; says each
+//!                                       second that it holds
 //! cluster-app sleep
 //! ```
 
@@ -23,12 +25,15 @@ fn main() -> ExitCode {
     let outcome = match words.as_slice() {
         ["serve", ports @ ..] => serve(ports),
         ["call", address] => return once(address),
+        ["ask", address, text] => ask(address, text),
         ["calls", address, pause] => calls(address, pause),
         ["hold", address] => hold(address),
         ["sleep"] => loop {
             thread::sleep(LIMIT);
         },
-        _ => Err(io::Error::other("serve PORT... | call ADDRESS | calls ADDRESS MS | hold ADDRESS | sleep")),
+        _ => Err(io::Error::other(
+            "serve PORT... | call ADDRESS | ask ADDRESS TEXT | calls ADDRESS MS | hold ADDRESS | sleep",
+        )),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -63,7 +68,8 @@ fn serve(ports: &[&str]) -> io::Result<()> {
 
 fn answer(mut stream: TcpStream) -> io::Result<()> {
     let peer = stream.peer_addr()?.ip().to_canonical();
-    writeln!(stream, "{} {peer}", name())?;
+    let port = stream.local_addr()?.port();
+    writeln!(stream, "{} {port} {peer}", name())?;
     let mut lines = BufReader::new(stream.try_clone()?);
     let mut line = String::new();
     while lines.read_line(&mut line)? > 0 {
@@ -109,6 +115,17 @@ fn call(address: &str) -> io::Result<String> {
     Ok(line.trim().to_owned())
 }
 
+fn ask(address: &str, text: &str) -> io::Result<()> {
+    let mut stream = connect(address)?;
+    write!(stream, "{text}\r\n\r\n")?;
+    let mut line = String::new();
+    if BufReader::new(stream).read_line(&mut line)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    println!("{}", line.trim());
+    Ok(())
+}
+
 fn calls(address: &str, pause: &str) -> io::Result<()> {
     let pause = Duration::from_millis(pause.parse().map_err(io::Error::other)?);
     loop {
@@ -122,8 +139,11 @@ fn hold(address: &str) -> io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?);
     let mut line = String::new();
     lines.read_line(&mut line)?;
-    println!("holds {}", line.trim());
-    loop {
+    let server = line.trim().to_owned();
+    for number in 0.. {
+        if number % 10 == 0 {
+            println!("holds {server}");
+        }
         stream.write_all(b"still there\n")?;
         line.clear();
         if lines.read_line(&mut line)? == 0 {
@@ -131,4 +151,5 @@ fn hold(address: &str) -> io::Result<()> {
         }
         thread::sleep(Duration::from_millis(100));
     }
+    Ok(())
 }

@@ -2,9 +2,14 @@
 
 mod admission;
 mod chart;
+mod churn;
+mod given;
 mod ground;
+mod losses;
 mod mesh;
 mod outage;
 mod policy;
 mod probes;
+mod services;
 mod start;
+mod stolen;

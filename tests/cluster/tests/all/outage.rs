@@ -1,12 +1,12 @@
-//! What is lost when parts are away: nothing that was there, and nothing opens up.
+//! Agents and nodes that go away and come back.
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use culvert_cluster::{App, Cluster, Namespace, within};
 use serde_json::json;
 
-const SYSTEM: &str = "culvert-system";
+pub(crate) const SYSTEM: &str = "culvert-system";
 
 /// Takes the agents away until it is dropped.
 struct NoAgents(&'static Cluster);
@@ -41,25 +41,8 @@ impl Drop for NoAgents {
     }
 }
 
-/// Starts a stopped component when it is dropped.
-struct Stopped(&'static Cluster, &'static str, &'static str);
-
-impl Stopped {
-    fn new(cluster: &'static Cluster, machine: &'static str, component: &'static str) -> Result<Stopped> {
-        cluster.tell("halt", machine, Some(component))?;
-        Ok(Stopped(cluster, machine, component))
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        let _ = self.0.tell("start", self.1, Some(self.2));
-        let _ = self.0.api_answers();
-    }
-}
-
 /// How the calls in a pod's log went: good and failed ones.
-fn counted(log: &str) -> (usize, usize) {
+pub(crate) fn counted(log: &str) -> (usize, usize) {
     let good = log.lines().filter(|line| line.starts_with("ok ")).count();
     let failed = log.lines().filter(|line| line.starts_with("failed ")).count();
     (good, failed)
@@ -86,49 +69,13 @@ fn pods_that_are_made_while_no_agent_lives_wait_if_they_are_the_meshs_and_start_
     })
 }
 
-#[test]
-fn without_an_api_server_traffic_goes_on_and_nothing_opens_up() -> Result<()> {
-    let cluster = Cluster::get()?;
-    let space = Namespace::new(cluster, "steady", &json!({"culvert.dev/enroll": "true"}))?;
-    space.run(&[App::server("web", "node2")])?;
-    let service = space.service("web", 80, 8080)?;
-    let deny = json!({
-        "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
-        "metadata": {"name": "no-stranger", "namespace": "steady"},
-        "spec": {"action": "DENY", "rules": [{"from": [{"source": {"notPrincipals": ["cluster.local/ns/steady/sa/caller"]}}]}]},
-    });
-    cluster.apply(&deny.to_string())?;
-    let calls = ["calls", &service, "100"];
-    let app = |name| App { name, node: "node1", does: &calls, container: json!({}), spec: json!({}) };
-    space.run(&[app("caller"), app("stranger")])?;
-    within(Duration::from_secs(20), "the policy", || {
-        ensure!(space.log("stranger")?.lines().last().is_some_and(|line| line.starts_with("failed ")));
-        ensure!(space.log("caller")?.lines().last().is_some_and(|line| line.starts_with("ok ")));
-        Ok(())
-    })?;
-    let (before, strange) = (counted(&space.log("caller")?), counted(&space.log("stranger")?));
-    let stopped = Stopped::new(cluster, "control", "kube-apiserver")?;
-    std::thread::sleep(Duration::from_secs(20));
-    drop(stopped);
-    let after = counted(&space.log("caller")?);
-    assert!(after.0 > before.0 + 100, "only {} calls in 20 s", after.0 - before.0);
-    assert_eq!(after.1, before.1, "calls failed while the API server was away");
-    assert_eq!(counted(&space.log("stranger")?).0, strange.0, "a denied call got through");
-    // And it follows again, without a restart of anything.
-    cluster.kubectl(&["-n", "steady", "delete", "authorizationpolicy", "no-stranger"]).context("after the outage")?;
-    within(Duration::from_secs(20), "the policy's end", || {
-        ensure!(space.log("stranger")?.lines().last().is_some_and(|line| line.starts_with("ok ")));
-        Ok(())
-    })
-}
-
 /// Calls every 100 ms from node1 to node2, both in the mesh.
 fn calling(cluster: &'static Cluster, name: &str) -> Result<Namespace> {
     let space = Namespace::new(cluster, name, &json!({"culvert.dev/enroll": "true"}))?;
     space.run(&[App::server("web", "node2")])?;
     let service = space.service("web", 80, 8080)?;
     let calls = ["calls", &service, "100"];
-    space.run(&[App { name: "caller", node: "node1", does: &calls, container: json!({}), spec: json!({}) }])?;
+    space.run(&[App::doing("caller", "node1", &calls)])?;
     serves_again(&space)?;
     Ok(space)
 }
@@ -148,26 +95,40 @@ fn an_agent_that_is_killed_is_back_at_once_and_no_connection_is_refused() -> Res
     let cluster = Cluster::get()?;
     let space = calling(cluster, "killed")?;
     let before = space.log("caller")?.lines().count();
-    let kill = "for p in /proc/[0-9]*; do [ \"$(cat $p/comm 2>/dev/null)\" = culvert-agent ] && kill -9 ${p#/proc/}; done; true";
-    cluster.on("node1", &["sh", "-c", kill])?;
+    cluster.kill("node1", "culvert-agent")?;
     std::thread::sleep(Duration::from_secs(5));
     serves_again(&space)?;
-    let log = space.log("caller")?;
-    let since: Vec<&str> = log.lines().skip(before).collect();
-    let slowest =
-        since.iter().filter_map(|line| line.rsplit(' ').next()?.parse::<u32>().ok()).max().unwrap_or_default();
-    println!("{} calls, slowest {slowest} ms", since.len());
-    let refused: Vec<&&str> = since.iter().filter(|line| !line.starts_with("ok ")).collect();
+    let (calls, refused, slowest) = since(&space, before)?;
+    println!("{calls} calls, slowest {slowest} ms");
     assert!(refused.is_empty(), "{refused:?}");
     Ok(())
 }
 
-/// A DaemonSet's pod is made anew only when the old one is gone, which this kubelet reports up to 10 s late; so calls do
-/// fail meanwhile. What has to hold: nothing but that, and all is well when the update is over.
+/// How the calls since a line of the caller's log went: all, those that failed, and the slowest in milliseconds.
+fn since(space: &Namespace, before: usize) -> Result<(usize, Vec<String>, u32)> {
+    let log = space.log("caller")?;
+    let lines: Vec<&str> = log.lines().skip(before).collect();
+    let failed = lines.iter().filter(|line| !line.starts_with("ok ")).map(|line| (*line).to_owned()).collect();
+    let slowest = lines.iter().filter_map(|line| line.rsplit(' ').next()?.parse().ok()).max();
+    Ok((lines.len(), failed, slowest.unwrap_or_default()))
+}
+
+/// Calls fail that wait for five seconds; the issue asks for three, which the slowest one shows.
 #[test]
-fn after_a_rolling_update_of_the_agents_the_same_pods_serve_on() -> Result<()> {
+fn a_rolling_update_of_the_agents_refuses_no_connection() -> Result<()> {
     let cluster = Cluster::get()?;
     let space = calling(cluster, "rolling")?;
+    let service = format!("{}:8080", space.address("web")?);
+    let once = json!({"restartPolicy": "Never"});
+    space.run(&[App { spec: once, ..App::doing("holder", "node1", &["hold", &service]) }])?;
+    for (node, pods) in [("node1", 2), ("node2", 1)] {
+        within(Duration::from_secs(15), "pods at the keeper", || {
+            let kept = cluster.agent(node)?.metric("culvert_pods_kept")?;
+            ensure!(kept >= pods, "{kept} of {pods} on {node}");
+            Ok(())
+        })?;
+    }
+    let before = space.log("caller")?.lines().count();
     cluster.kubectl(&["-n", SYSTEM, "rollout", "restart", "daemonset/culvert-agent"])?;
     cluster.ready()?;
     serves_again(&space)?;
@@ -175,8 +136,13 @@ fn after_a_rolling_update_of_the_agents_the_same_pods_serve_on() -> Result<()> {
         let captured = cluster.agent(node)?.captured("rolling")?;
         assert!(captured.iter().any(|name| name == pod), "{pod} is outside of the mesh: {captured:?}");
     }
-    let log = space.log("caller")?;
-    println!("{} calls got through, {} did not", counted(&log).0, counted(&log).1);
+    let (calls, failed, slowest) = since(&space, before)?;
+    let broken = space.log("holder")?.lines().filter(|line| line.starts_with("broken")).count();
+    println!(
+        "{calls} calls, {} refused, slowest {slowest} ms; {broken} of 1 long-lived connections broken",
+        failed.len()
+    );
+    assert!(failed.is_empty(), "{failed:?}");
     Ok(())
 }
 

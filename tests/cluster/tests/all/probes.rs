@@ -1,6 +1,6 @@
 //! kubelet's probes under STRICT, and that nobody else on the node can use their way.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use culvert_cluster::{App, Cluster, Namespace};
 use serde_json::json;
 
@@ -21,9 +21,10 @@ fn probes_of_every_kind_work_under_strict_and_let_nobody_else_in() -> Result<()>
     space.run(&[app("one", "node1"), app("two", "node2")])?;
     for (pod, node) in [("one", "node1"), ("two", "node2")] {
         let address = format!("{}:8080", space.address(pod)?);
-        let program = cluster.repository().join("target/release/cluster-app");
-        let tried = cluster.on(node, &[&program.to_string_lossy(), "call", &address]);
-        assert!(tried.is_err(), "a process on {node} reached {pod}: {tried:?}");
+        let tried = cluster.on(node, &[&cluster.program("cluster-app")?, "call", &address]);
+        let said =
+            format!("{:#}", tried.as_ref().err().context(format!("a process on {node} reached {pod}: {tried:?}"))?);
+        assert!(said.contains("failed "), "it did not even try: {said}");
     }
     std::thread::sleep(std::time::Duration::from_secs(6));
     let pods = cluster.get_json(&["-n", "probed", "get", "pods"])?;
