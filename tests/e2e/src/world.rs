@@ -55,14 +55,14 @@ impl PodSpec {
 }
 
 impl World {
-    /// Reads every `*.yaml` and `*.yml` of a directory.
+    /// Reads every `*.yaml`, `*.yml` and `*.json` of a directory.
     pub fn read(directory: &Path) -> Result<World> {
         let mut files: Vec<_> = std::fs::read_dir(directory)
             .with_context(|| format!("cannot read {}", directory.display()))?
             .collect::<std::io::Result<Vec<_>>>()?
             .into_iter()
             .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|kind| kind == "yaml" || kind == "yml"))
+            .filter(|path| path.extension().is_some_and(|kind| kind == "yaml" || kind == "yml" || kind == "json"))
             .collect();
         files.sort();
         let mut objects = Vec::new();
@@ -70,7 +70,7 @@ impl World {
             let text = std::fs::read_to_string(&file)?;
             let documents: Vec<Value> =
                 serde_saphyr::from_multiple(&text).with_context(|| format!("{} is no YAML", file.display()))?;
-            objects.extend(documents);
+            objects.extend(documents.into_iter().flat_map(items));
         }
         World::of(&objects)
     }
@@ -91,7 +91,9 @@ impl World {
                         world.services.insert(format!("{}.{}", text(&metadata["name"]), namespace(metadata)), address);
                     }
                 }
-                Some("Pod") if object["spec"]["hostNetwork"] != true => world.pods.push(pod(object)?),
+                Some("Pod") if object["spec"]["hostNetwork"] != true && !has_ended(object) => {
+                    world.pods.push(pod(object)?);
+                }
                 _ => {}
             }
         }
@@ -114,6 +116,30 @@ impl World {
             .find(|pod| format!("{}.{}", pod.name, pod.namespace) == name)
             .with_context(|| format!("the manifests have no pod {name}"))
     }
+}
+
+/// The objects of a List (or PodList and its like, whose items need not say what they are), else the object.
+fn items(mut object: Value) -> Vec<Value> {
+    let kind = object["kind"].as_str().and_then(|kind| kind.strip_suffix("List")).map(str::to_owned);
+    let (Some(kind), Some(Value::Array(items))) = (kind, object.get_mut("items").map(Value::take)) else {
+        return vec![object];
+    };
+    let named = |mut item: Value| {
+        if let Some(members) = item.as_object_mut().filter(|_| !kind.is_empty()) {
+            members.entry("kind").or_insert_with(|| kind.clone().into());
+        }
+        item
+    };
+    items.into_iter().map(named).flat_map(items_of_items).collect()
+}
+
+fn items_of_items(object: Value) -> Vec<Value> {
+    items(object)
+}
+
+/// Nothing runs in it any more.
+fn has_ended(pod: &Value) -> bool {
+    matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
 }
 
 fn pod(object: &Value) -> Result<PodSpec> {
@@ -141,9 +167,11 @@ fn pod(object: &Value) -> Result<PodSpec> {
 }
 
 fn ports(spec: &Value) -> Vec<u16> {
-    let containers = spec["containers"].as_array().map(Vec::as_slice).unwrap_or_default();
-    containers
-        .iter()
+    let listed = |name: &str| spec[name].as_array().map(Vec::as_slice).unwrap_or_default();
+    // An init container that restarts always is a sidecar and serves as long as the pod does.
+    let sidecars = listed("initContainers").iter().filter(|container| container["restartPolicy"] == "Always");
+    sidecars
+        .chain(listed("containers"))
         .flat_map(|container| container["ports"].as_array().map(Vec::as_slice).unwrap_or_default())
         .filter(|port| port["protocol"].as_str().is_none_or(|protocol| protocol == "TCP"))
         .filter_map(|port| port["containerPort"].as_u64().and_then(|port| u16::try_from(port).ok()))

@@ -38,6 +38,25 @@ fn a_pod_is_enrolled_with_its_namespace_unless_it_opts_out_and_host_network_pods
 }
 
 #[test]
+fn lists_json_sidecars_and_pods_that_have_ended_are_read_as_the_control_plane_reads_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = "{kind: List, items: [{kind: Namespace, metadata: {name: a, labels: {culvert.dev/enroll: 'true'}}}, \
+                {kind: PodList, items: [{metadata: {name: p, namespace: a}, spec: {nodeName: n1, \
+                initContainers: [{ports: [{containerPort: 1}]}, {restartPolicy: Always, ports: [{containerPort: 9000}]}], \
+                containers: [{ports: [{containerPort: 80}]}]}}]}]}";
+    std::fs::write(folder.path().join("a.yaml"), list).unwrap();
+    let json = "{\"kind\": \"List\", \"items\": [{\"kind\": \"Pod\", \"metadata\": {\"name\": \"q\"}, \
+                \"spec\": {\"nodeName\": \"n2\"}}]}";
+    std::fs::write(folder.path().join("b.json"), json).unwrap();
+    let ended = "{kind: Pod, metadata: {name: done}, spec: {nodeName: n3}, status: {phase: Succeeded}}";
+    std::fs::write(folder.path().join("c.yml"), ended).unwrap();
+    let world = World::read(folder.path()).unwrap();
+    let pods: Vec<_> = world.pods.iter().map(|pod| (pod.full_name(), pod.enrolled, pod.ports.clone())).collect();
+    assert_eq!(pods, [("a/p".to_owned(), true, vec![9000, 80]), ("default/q".to_owned(), false, vec![])]);
+    assert_eq!(world.nodes, ["n1", "n2"]);
+}
+
+#[test]
 fn a_pod_without_a_node_and_a_call_that_is_not_understood_are_refused_by_name() {
     let lost = World::of(&objects("{kind: Pod, metadata: {name: lost, namespace: a}, spec: {}}")).unwrap_err();
     assert!(format!("{lost:#}").contains("a/lost"), "{lost:#}");
