@@ -76,9 +76,12 @@ struct Reading {
     busy: f64,
     interrupts: f64,
     stolen: f64,
-    load: f64,
-    processes: Vec<f64>,
+    load: Threads,
+    processes: Vec<Threads>,
 }
+
+/// Core-seconds of each thread, by its id.
+type Threads = BTreeMap<u32, f64>;
 
 impl Meter {
     pub(crate) fn new(watched: Vec<Watch>) -> Meter {
@@ -104,11 +107,11 @@ impl Meter {
         let (since, before) = self.begun.as_ref().context("the window was never opened")?;
         let seconds = since.elapsed().as_secs_f64();
         let after = self.read()?;
-        let ours: f64 = after.processes.iter().sum::<f64>() - before.processes.iter().sum::<f64>();
-        let ours = ours + after.load - before.load;
+        let used = before.processes.iter().zip(&after.processes).map(|(before, after)| between(before, after));
+        let used: Vec<f64> = used.collect();
+        let ours = used.iter().sum::<f64>() + between(&before.load, &after.load);
         let machine = after.busy - before.busy;
         let names = self.watched.iter().map(|watch| watch.name.clone());
-        let used = before.processes.iter().zip(&after.processes).map(|(before, after)| after - before);
         Ok(Usage {
             machine,
             foreign: (machine - (after.interrupts - before.interrupts) - ours).max(0.0),
@@ -124,8 +127,9 @@ impl Meter {
     fn read(&self) -> Result<Reading> {
         let stat = read_to_string("/proc/stat")?;
         let (busy, interrupts, stolen) = machine(&stat).context("/proc/stat has no line for all processors")?;
-        let processes = self.watched.iter().map(|watch| watch.pids.iter().map(|pid| process(*pid)).sum()).collect();
-        let load = process(i32::try_from(std::process::id())?);
+        let processes = self.watched.iter().map(|watch| watch.pids.iter().flat_map(|pid| threads(*pid)).collect());
+        let processes = processes.collect();
+        let load = threads(i32::try_from(std::process::id())?);
         Ok(Reading { busy, interrupts, stolen, load, processes })
     }
 }
@@ -138,12 +142,21 @@ fn machine(stat: &str) -> Option<(f64, f64, f64)> {
     Some(((user + nice + system + irq + softirq) / TICKS, (irq + softirq) / TICKS, stolen / TICKS))
 }
 
-/// Core-seconds of a process with all threads that it has now and all that it has had: ended ones are only in `stat`.
-fn process(pid: i32) -> f64 {
+/// Core-seconds of the threads that a process has now.
+fn threads(pid: i32) -> Threads {
     let live = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let live = live.filter_map(|task| read_to_string(task.path().join("schedstat")).ok());
-    let nanos: f64 = live.filter_map(|text| text.split(' ').next()?.parse::<f64>().ok()).sum();
-    nanos / 1e9
+    let one = |task: std::fs::DirEntry| {
+        let used = read_to_string(task.path().join("schedstat")).ok()?;
+        let nanos: f64 = used.split(' ').next()?.parse().ok()?;
+        Some((task.file_name().to_str()?.parse().ok()?, nanos / 1e9))
+    };
+    live.filter_map(one).collect()
+}
+
+/// What was used between two readings. A thread that has ended in between takes what it used since the first with it, and
+/// must not take away what it had used before.
+fn between(before: &Threads, after: &Threads) -> f64 {
+    after.iter().map(|(thread, used)| used - before.get(thread).copied().unwrap_or_default()).sum()
 }
 
 fn all_resident(watched: &[Watch]) -> BTreeMap<String, u64> {
@@ -168,6 +181,12 @@ mod tests {
     fn idle_and_stolen_time_is_not_busy_time() {
         let stat = "cpu  100 10 200 5000 7 3 50 20 0 0\ncpu0 1 2 3\n";
         assert_eq!(machine(stat), Some((3.63, 0.53, 0.2)));
+    }
+
+    #[test]
+    fn a_thread_that_ends_takes_nothing_away() {
+        let (before, after) = (Threads::from([(1, 2.0), (2, 5.0)]), Threads::from([(1, 2.5), (3, 0.25)]));
+        assert!((between(&before, &after) - 0.75).abs() < 1e-9);
     }
 
     #[test]

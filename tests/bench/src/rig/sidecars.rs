@@ -15,6 +15,10 @@ use super::proxies::{culvert, sidecar};
 use super::{Arguments, checks};
 use crate::meter::{Meter, Watch};
 
+/// What a start leaves behind must be over before nothing is measured. Runtimes end the threads that it took after ten
+/// seconds, and with a thread goes the time that it is known to have used.
+const SETTLED: Duration = Duration::from_secs(13);
+
 /// How full the node is, and how busy.
 #[derive(Args, Debug)]
 pub(crate) struct SidecarArguments {
@@ -152,8 +156,7 @@ fn measure(pair: &Pair, servers: &[More], proxies: &[&Process], wanted: &Sidecar
     addresses().try_for_each(|address: Ipv4Addr| checks::answers(pair, address))?;
     let pids: Vec<i32> = proxies.iter().map(|process| process.pid()).collect();
     let mut meter = Meter::new(vec![Watch { name: "proxies".to_owned(), pids: pids.clone() }]);
-    // What a start leaves behind must be over before nothing is measured.
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(SETTLED);
     meter.begin()?;
     std::thread::sleep(Duration::from_secs_f64(wanted.seconds));
     let idle = meter.end()?;
