@@ -180,27 +180,25 @@ impl Agent {
     }
 
     /// Takes in each snapshot as the agent does: rule sets of local pods where something about them has changed.
-    fn enforce(self: Arc<Self>, node: String) -> impl Future<Output = ()> + Send {
-        async move {
-            let mut changes = self.current.changes();
-            let mut judges: HashMap<WorkloadUid, Judge> = HashMap::new();
-            loop {
-                changes.borrow_and_update();
-                if let Some(snapshot) = self.current.get() {
-                    let local: Vec<_> = snapshot.roster.workloads().filter(|one| *one.node == *node).collect();
-                    judges.retain(|uid, _| snapshot.roster.workload(uid).is_some());
-                    for workload in local {
-                        let judge = judges.entry(workload.uid.clone()).or_insert_with(Judge::closed);
-                        if let Some(renewed) = Judge::renew(judge, &snapshot, workload) {
-                            *judge = renewed;
-                            self.compiled.fetch_add(1, Ordering::Relaxed);
-                        }
+    async fn enforce(self: Arc<Self>, node: String) {
+        let mut changes = self.current.changes();
+        let mut judges: HashMap<WorkloadUid, Judge> = HashMap::new();
+        loop {
+            changes.borrow_and_update();
+            if let Some(snapshot) = self.current.get() {
+                let local: Vec<_> = snapshot.roster.workloads().filter(|one| *one.node == *node).collect();
+                judges.retain(|uid, _| snapshot.roster.workload(uid).is_some());
+                for workload in local {
+                    let judge = judges.entry(workload.uid.clone()).or_insert_with(Judge::closed);
+                    if let Some(renewed) = Judge::renew(judge, &snapshot, workload) {
+                        *judge = renewed;
+                        self.compiled.fetch_add(1, Ordering::Relaxed);
                     }
-                    self.note(&snapshot);
                 }
-                if changes.changed().await.is_err() {
-                    return;
-                }
+                self.note(&snapshot);
+            }
+            if changes.changed().await.is_err() {
+                return;
             }
         }
     }
