@@ -58,8 +58,8 @@ impl Accepted {
         let mut accepted = accepted;
         let workload = accepted.pod.workload();
         match direction {
-            Direction::Outbound => accepted.outcome.record.src.known(&workload),
-            Direction::Inbound => accepted.outcome.record.dst.known(&workload),
+            Direction::Outbound => accepted.outcome.note().src.known(&workload),
+            Direction::Inbound => accepted.outcome.note().dst.known(&workload),
         }
         Some(accepted)
     }

@@ -1,8 +1,9 @@
 //! The last link of the chain: bytes move until somebody ends it, and the outcome says who.
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
 use culvert_tunnel::{AppSocket, End, Revocation, Side, StreamError, Totals, TunnelStream, passthrough, splice};
+use futures::future::Either;
 use tokio::net::TcpStream;
 
 use crate::{
@@ -19,21 +20,38 @@ pub(crate) enum Legs {
     Plain(TcpStream),
 }
 
-/// Moves the bytes of a connection between the local pod's socket and the far side, and writes its outcome.
-pub(crate) async fn carry(pod: TcpStream, far: Legs, mut outcome: Outcome, revocation: Revocation, listed: Listed) {
-    outcome.opened();
-    let meter = outcome.meter();
-    let totals = match far {
-        // What was accepted is ready by its listener.
-        Legs::Tunnel(stream) if outcome.record.direction == Direction::Outbound => {
-            splice(AppSocket::ready(pod), stream, meter, revocation).await
+/// A connection that stands from end to end.
+pub(crate) struct Carried<K> {
+    /// The local pod's socket.
+    pub(crate) pod: TcpStream,
+    pub(crate) far: Legs,
+    pub(crate) outcome: Outcome,
+    pub(crate) revocation: Revocation,
+    pub(crate) listed: Listed,
+    /// What is the connection's own until its end, such as its place.
+    pub(crate) kept: K,
+}
+
+impl<K> Carried<K> {
+    /// Moves the bytes of a connection between the local pod's socket and the far side, and writes its outcome.
+    ///
+    /// Connections spend their lives in here, so the future is small: nothing of the way to it is in it any more.
+    pub(crate) fn carry(self) -> impl Future<Output = ()> {
+        let Self { pod, far, mut outcome, revocation, listed, kept } = self;
+        outcome.opened();
+        let (meter, direction) = (outcome.meter(), outcome.record().direction);
+        let moved = match far {
+            // Both kinds of sockets were made ready: what was accepted by its listener, an app leg at its birth.
+            Legs::Tunnel(stream) => Either::Left(splice(AppSocket::ready(pod), stream, meter, revocation)),
+            Legs::Plain(socket) => Either::Right(Box::pin(passthrough(pod, socket, meter, revocation))),
+        };
+        async move {
+            let ending = ending(moved.await, listed.live(), direction);
+            drop(listed);
+            outcome.end(ending);
+            drop(kept);
         }
-        Legs::Tunnel(stream) => splice(pod, stream, meter, revocation).await,
-        Legs::Plain(socket) => passthrough(pod, socket, meter, revocation).await,
-    };
-    let ending = ending(totals, listed.live(), outcome.record.direction);
-    drop(listed);
-    outcome.end(ending);
+    }
 }
 
 fn ending(totals: Totals, live: &Arc<Live>, direction: Direction) -> Ending {

@@ -24,7 +24,7 @@ pub struct Live {
     /// What it rests on.
     pub ground: Ground,
     /// As it stood when it was opened.
-    pub record: Record,
+    pub record: Arc<Record>,
     /// Its bytes.
     pub flow: Arc<Flow>,
     revoker: Revoker,
@@ -75,7 +75,7 @@ impl Listed {
 
 impl Live {
     /// A connection that `revoker` can end.
-    pub fn new(ground: Ground, record: Record, flow: Arc<Flow>, revoker: Revoker) -> Self {
+    pub fn new(ground: Ground, record: Arc<Record>, flow: Arc<Flow>, revoker: Revoker) -> Self {
         Self { ground, record, flow, revoker, objection: OnceLock::new() }
     }
 

@@ -13,6 +13,8 @@ use std::{net::SocketAddr, rc::Rc, sync::Arc};
 use culvert_workload::Workload;
 
 use crate::{
+    carried::Carried,
+    places::Place,
     snapshot::Snapshot,
     worker::{Handover, Worker},
 };
@@ -48,9 +50,17 @@ pub(crate) fn leads(
 
 /// Carries one connection from its listener to its outcome.
 pub(crate) async fn carry(worker: Rc<Worker>, handover: Handover) {
-    let Some(accepted) = accept::accept(&worker, handover) else { return };
-    let Some(attributed) = attribute::attribute(&worker, accepted).await else { return };
-    let Some(authorized) = authorize::authorize(&worker, attributed) else { return };
-    let Some(tunnelled) = dial::dial(&worker, authorized).await else { return };
-    tunnelled.splice().await;
+    // The way there is in a box, which is gone when the bytes begin to move.
+    match Box::pin(tunnelled(worker, handover)).await {
+        Some(tunnelled) => tunnelled.carry(),
+        None => return,
+    }
+    .await;
+}
+
+async fn tunnelled(worker: Rc<Worker>, handover: Handover) -> Option<Carried<Place>> {
+    let accepted = accept::accept(&worker, handover)?;
+    let attributed = attribute::attribute(&worker, accepted).await?;
+    let authorized = authorize::authorize(&worker, attributed)?;
+    dial::dial(&worker, authorized).await
 }

@@ -110,8 +110,8 @@ impl Flow {
 /// The right, and the duty, to say how one connection ended.
 #[derive(Debug)]
 pub struct Outcome {
-    /// What is known so far; steps fill it in.
-    pub record: Record,
+    /// Shared with the list of open connections, as it stood when the connection was listed.
+    record: Arc<Record>,
     flow: Arc<Flow>,
     begun: Instant,
     opened: sink::Opened,
@@ -124,13 +124,23 @@ impl Outcome {
     pub fn begin(sink: Arc<Sink>, direction: Direction, source: SocketAddr, destination: SocketAddr) -> Self {
         let record = Record::new(direction, source, destination, SystemTime::now());
         Self {
-            record,
+            record: Arc::new(record),
             flow: Arc::new(Flow::new(direction)),
             begun: Instant::now(),
             opened: (false, None),
             sink,
             done: false,
         }
+    }
+
+    /// What is known so far.
+    pub fn record(&self) -> &Arc<Record> {
+        &self.record
+    }
+
+    /// The same, for a step to fill in.
+    pub fn note(&mut self) -> &mut Record {
+        Arc::make_mut(&mut self.record)
     }
 
     /// The counters that the splice writes to.
@@ -179,7 +189,8 @@ impl Outcome {
         }
         let (from, to) = self.flow.totals();
         let reason = ending.reason();
-        self.record.finish(ending, self.begun.elapsed(), from, to);
+        let lasted = self.begun.elapsed();
+        self.note().finish(ending, lasted, from, to);
         self.sink.ended(&self.record, &self.flow, std::mem::take(&mut self.opened), reason);
     }
 }

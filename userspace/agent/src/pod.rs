@@ -11,7 +11,7 @@ use culvert_identity::SpiffeId;
 use culvert_mtls::{LocalIdentity, Refusal};
 use culvert_policy::Denial;
 use culvert_redirect::Netns;
-use culvert_tunnel::{Generation, Local};
+use culvert_tunnel::{Baggage, Generation, Local};
 use culvert_workload::{Found, Workload, WorkloadUid};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,7 @@ use crate::{
     live::{Ground, LiveTable},
     places::PodPlaces,
     snapshot::Snapshot,
+    telemetry,
 };
 
 /// Reason of connections that end because a change of policy, label, namespace or roster no longer allows them.
@@ -47,6 +48,8 @@ pub struct Pod {
     /// Cancelled when the pod is let go.
     pub gone: CancellationToken,
     workload: ArcSwap<Workload>,
+    /// The same, as peers are told.
+    about: ArcSwap<Baggage>,
     judge: ArcSwap<Judge>,
 }
 
@@ -79,6 +82,7 @@ impl Pod {
             places: parts.places,
             live: Arc::default(),
             gone: CancellationToken::new(),
+            about: ArcSwap::from_pointee(telemetry::baggage(&parts.workload)),
             workload: ArcSwap::new(parts.workload),
             judge: ArcSwap::from_pointee(Judge::closed()),
         }
@@ -87,6 +91,11 @@ impl Pod {
     /// The control plane's newest record.
     pub fn workload(&self) -> Arc<Workload> {
         self.workload.load_full()
+    }
+
+    /// What peers are told about it.
+    pub(crate) fn about(&self) -> Arc<Baggage> {
+        self.about.load_full()
     }
 
     /// The newest rule set.
@@ -130,6 +139,7 @@ impl Pod {
     /// Takes in a new snapshot: record, rules, and every open connection judged again. Gives the words of the decisions
     /// that ended some.
     pub fn follow(&self, snapshot: &Snapshot, record: &Arc<Workload>) -> Vec<&'static str> {
+        self.about.store(Arc::new(telemetry::baggage(record)));
         self.workload.store(record.clone());
         if let Some(judge) = Judge::renew(&self.judge.load(), snapshot, record) {
             self.judge.store(Arc::new(judge));

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use culvert_abi::{AGENT_MARK, APP_LEG_PORT_MAX, APP_LEG_PORT_MIN, FlowKey, words};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -92,7 +93,7 @@ impl Netns {
         for _ in 0..TRIES {
             let source = SocketAddr::new(client, self.take_port());
             let Some((leg, socket)) = self.app_socket(source, destination)? else { continue };
-            let key = leg.key;
+            let key = leg.entry.key;
             self.inner.shared.maps.agent_flows.set(&key, &1u32).map_err(DialError::Map)?;
             let connecting = Entry { inner: self.inner.clone(), key, map: Which::AgentFlows };
             let connected = connect(socket, destination).await;
@@ -169,6 +170,8 @@ impl Netns {
         let socket = self.socket(destination)?;
         let family = if destination.is_ipv4() { Family::V4 } else { Family::V6 };
         listener::transparent(&socket, family).map_err(socket_error("make a socket transparent"))?;
+        // What is closed before it has ended well is reset, from the first moment on.
+        socket.set_linger(Some(Duration::ZERO)).map_err(socket_error("make a socket reset at its end"))?;
         // Other legs may have the same source and another destination, or be in TIME_WAIT.
         socket.set_reuse_address(true).map_err(socket_error("make a port reusable"))?;
         match socket.bind(&source.into()) {
@@ -214,7 +217,7 @@ async fn connect(socket: Socket, destination: SocketAddr) -> Result<TcpStream, D
 /// while it does, the kernel drops wire segments that carry this connection's tuple.
 #[derive(Debug)]
 pub struct AppLeg {
-    /// The connection, with `TCP_NODELAY`.
+    /// The connection, with `TCP_NODELAY` and `SO_LINGER` of no time: closing it resets it.
     pub stream: TcpStream,
     /// Its protection.
     pub leg: Leg,
@@ -223,13 +226,12 @@ pub struct AppLeg {
 /// Keeps an app leg's tuple off the wire until dropped.
 #[derive(Debug)]
 pub struct Leg {
-    key: FlowKey,
-    _entry: Entry,
+    entry: Entry,
 }
 
 impl Leg {
     fn new(inner: Arc<Inner>, key: FlowKey) -> Self {
-        Self { key, _entry: Entry { inner, key, map: Which::AppLegs } }
+        Self { entry: Entry { inner, key, map: Which::AppLegs } }
     }
 }
 

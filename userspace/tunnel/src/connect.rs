@@ -9,6 +9,8 @@ mod baggage;
 mod forwarded;
 mod traceparent;
 
+use std::sync::Arc;
+
 pub use authority::{Authority, AuthorityError, Host};
 pub use baggage::{Baggage, WorkloadKind};
 pub use forwarded::Forwarded;
@@ -22,7 +24,7 @@ pub struct ConnectRequest {
     /// On whose behalf, according to the peer. Hearsay.
     pub forwarded: Forwarded,
     /// What the peer says about the source workload. Hearsay, for telemetry.
-    pub baggage: Baggage,
+    pub baggage: Arc<Baggage>,
     /// The trace that this connection belongs to.
     pub traceparent: Option<Traceparent>,
     /// The network of origin (`x-forwarded-network`), only in the inner request between two networks.
@@ -32,13 +34,7 @@ pub struct ConnectRequest {
 impl ConnectRequest {
     /// A request with nothing but its authority.
     pub fn to(authority: Authority) -> Self {
-        Self {
-            authority,
-            forwarded: Forwarded::default(),
-            baggage: Baggage::default(),
-            traceparent: None,
-            network: None,
-        }
+        Self { authority, forwarded: Forwarded::default(), baggage: Arc::default(), traceparent: None, network: None }
     }
 }
 

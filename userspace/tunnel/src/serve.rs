@@ -146,7 +146,7 @@ impl Server {
         while let Some(step) = life.next().await {
             match step.map_err(ServeError::Tunnel)? {
                 Asked::Connect(id, request) => {
-                    let offer = Offer::new(*request, TunnelStream::new(tunnel.seat(), id));
+                    let offer = Offer::new(request, TunnelStream::new(tunnel.seat(), id));
                     spawn_local(Rc::clone(&inbound).offered(offer));
                 }
                 Asked::Malformed(why) => inbound.malformed(&tunnel.peer, why),

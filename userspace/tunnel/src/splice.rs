@@ -6,7 +6,7 @@ mod pass;
 mod queue;
 mod socket;
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
 use tokio::net::TcpStream;
 
@@ -65,16 +65,21 @@ impl End {
 /// Half-close travels both ways (FIN, END_STREAM). A reset of one leg resets the other: RST_STREAM with
 /// CONNECT_ERROR towards the peer, a TCP RST towards the application. `meter` counts while it runs. To be awaited on
 /// the thread and in the `LocalSet` of the tunnel.
-pub async fn splice(
+pub fn splice(
     app: impl Into<AppSocket>,
     stream: TunnelStream,
     meter: Arc<Meter>,
     revocation: Revocation,
-) -> Totals {
-    carry::Carry::new(app.into(), stream, meter, revocation).run().await
+) -> impl Future<Output = Totals> {
+    carry::Carry::new(app.into(), stream, meter, revocation)
 }
 
 /// The same between two sockets, for traffic that is let through without mTLS.
-pub async fn passthrough(near: TcpStream, far: TcpStream, meter: Arc<Meter>, revocation: Revocation) -> Totals {
-    pass::Pass::new(near, far, meter, revocation).run().await
+pub fn passthrough(
+    near: TcpStream,
+    far: TcpStream,
+    meter: Arc<Meter>,
+    revocation: Revocation,
+) -> impl Future<Output = Totals> {
+    pass::Pass::new(near, far, meter, revocation)
 }

@@ -21,7 +21,7 @@ use crate::{
 pub struct TunnelStream {
     seated: Seated,
     id: u32,
-    answer: Baggage,
+    answer: Option<Box<Baggage>>,
     answered: bool,
 }
 
@@ -36,7 +36,7 @@ pub(crate) enum Unanswered {
 impl TunnelStream {
     /// A stream that waits for its answer, ours or the peer's.
     pub(crate) fn new(seated: Seated, id: u32) -> Self {
-        Self { seated, id, answer: Baggage::default(), answered: false }
+        Self { seated, id, answer: None, answered: false }
     }
 
     /// Who is at the other end of the tunnel.
@@ -48,9 +48,9 @@ impl TunnelStream {
         Rc::clone(&self.seated.tunnel.peer)
     }
 
-    /// What the peer's answer said about the destination workload (a dialled stream; otherwise empty). Hearsay.
-    pub fn answer(&self) -> &Baggage {
-        &self.answer
+    /// What the peer's answer said about the destination workload, to a dialled stream. Hearsay.
+    pub fn answer(&self) -> Option<&Baggage> {
+        self.answer.as_deref()
     }
 
     /// Its number in the tunnel.
@@ -72,7 +72,7 @@ impl TunnelStream {
             self.session().poll_answer(self.id, cx).map_err(Unanswered::Broken)
         })
         .await?;
-        (self.answer, self.answered) = (baggage, status == 200);
+        (self.answer, self.answered) = (Some(baggage), status == 200);
         Ok(status)
     }
 

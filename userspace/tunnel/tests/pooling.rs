@@ -442,18 +442,18 @@ fn what_was_said_in_the_request_and_in_the_answer_arrives() {
                 client: Some("[fd00::1]:4711".parse().unwrap()),
                 host: Some("stock.shop.svc.cluster.local".into()),
             },
-            baggage: culvert_tunnel::Baggage {
+            baggage: std::sync::Arc::new(culvert_tunnel::Baggage {
                 cluster: Some("c1".into()),
                 namespace: Some("shop".into()),
                 ..Default::default()
-            },
+            }),
             traceparent: Some(culvert_tunnel::Traceparent::random()),
             network: Some("east".into()),
         };
         let route = world.route();
         let stream = world.pool.open(&route, &request, world.dial(route.key.address)).await.unwrap();
         assert_eq!(world.node.inbound.requests.borrow()[..], [request]);
-        assert_eq!(stream.answer().service.as_deref(), Some("stock"));
+        assert_eq!(stream.answer().unwrap().service.as_deref(), Some("stock"));
         assert_eq!(stream.peer().identity, id(SERVER));
         let peers = world.node.inbound.peers.borrow();
         assert_eq!((&peers[0].identity, peers[0].local), (&id(support::CLIENT), world.node.address));

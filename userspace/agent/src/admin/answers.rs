@@ -120,7 +120,7 @@ pub(super) fn connections(desk: &Desk) -> Vec<Connection> {
         let name = format!("{}/{}", record.namespace, record.name);
         for live in pod.live.all() {
             let (from_client, to_client) = live.flow.totals();
-            all.push(Connection { pod: name.clone(), record: live.record.clone(), from_client, to_client });
+            all.push(Connection { pod: name.clone(), record: live.record.as_ref().clone(), from_client, to_client });
         }
     }
     all

@@ -95,7 +95,7 @@ pub(super) fn plaintext(worker: &Worker, mut accepted: Accepted) -> Attributed {
         destination_port: accepted.original.port(),
     };
     let snapshot = worker.shared.current.get();
-    let record = &mut accepted.outcome.record;
+    let record = accepted.outcome.note();
     record.transport = Transport::Plaintext;
     record.identity_from = "none: plaintext".into();
     if let Some(snapshot) = snapshot {
@@ -163,7 +163,8 @@ pub(super) fn resolve(
 fn describe(worker: &Worker, offered: &mut Offered, destination: SocketAddr) {
     let workload = offered.pod.workload();
     let Offered { offer, outcome, .. } = offered;
-    let record = &mut outcome.record;
+    let record = outcome.note();
+    record.trace = offer.request().traceparent.map(|trace| trace.to_string().into());
     record.hbone_addr = Some(destination);
     if let Some(snapshot) = worker.shared.current.get() {
         let source = offer.peer().address.ip().to_canonical();

@@ -30,14 +30,15 @@ pub(super) fn authorize(worker: &Worker, attributed: Attributed) -> Option<Autho
     let (revoker, revocation) = revocation();
     let pod = client.pod().clone();
     let outcome = client.outcome();
-    let live = Live::new(Ground::Allowed(connection.clone()), outcome.record.clone(), outcome.flow(), revoker);
+    let live = Live::new(Ground::Allowed(connection.clone()), outcome.record().clone(), outcome.flow(), revoker);
     let listed = pod.live.list(live);
     match pod.judge().decide(&connection) {
         Verdict::Allow(permit) => {
             worker.shared.metrics.own.decided("open", "allow", "allowed");
             if let Basis::Rule(rule) = permit.basis() {
-                outcome.record.policy = Some(rule.policy.to_string().into());
-                outcome.record.rule = Some(rule.rule);
+                let record = outcome.note();
+                record.policy = Some(rule.policy.to_string().into());
+                record.rule = Some(rule.rule);
             }
             Some(Authorized { client, permit, revocation, listed })
         }

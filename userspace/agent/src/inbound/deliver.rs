@@ -3,18 +3,17 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use culvert_policy::Permit;
-use culvert_redirect::{AppLeg, DialError as SocketError};
+use culvert_redirect::{AppLeg, DialError as SocketError, Leg};
 use culvert_tunnel::{Refusal, Revocation, StreamError};
 use tokio::time::timeout;
 
 use super::{attribute::Client, authorize::Authorized, tunnel::Offered};
 use crate::{
     accepted::Accepted,
-    carried::{self, Legs},
+    carried::{self, Carried, Legs},
     live::Listed,
     outcome::{Blame, Ending, Step},
-    telemetry,
-    worker::Worker,
+    places::Place,
 };
 
 /// Patience for the application to take a connection.
@@ -60,26 +59,28 @@ impl DeliverError {
     }
 }
 
-/// Connects to the application and moves the bytes.
-pub(super) async fn deliver(worker: &Worker, authorized: Authorized) {
+/// A connection that the application has taken, with what protects its tuple and its place.
+pub(super) type Delivered = Carried<(Leg, Place)>;
+
+/// Connects to the application.
+pub(super) async fn deliver(authorized: Authorized) -> Option<Delivered> {
     let (client, permit, revocation, listed) = authorized.into_parts();
     match client {
-        Client::Socket(accepted) => socket(*accepted, permit, revocation, listed).await,
-        Client::Stream(offered) => stream(worker, *offered, permit, revocation, listed).await,
+        Client::Socket(accepted) => socket(accepted, permit, revocation, listed).await,
+        Client::Stream(offered) => stream(offered, permit, revocation, listed).await,
     }
 }
 
-async fn socket(accepted: Accepted, permit: Permit, revocation: Revocation, listed: Listed) {
+async fn socket(accepted: Box<Accepted>, permit: Permit, revocation: Revocation, listed: Listed) -> Option<Delivered> {
     let reached = tokio::select! {
         biased;
         reason = revocation.revoked() => Err(DeliverError::Revoked(reason)),
         reached = reach(&accepted.pod, permit) => reached,
     };
     match reached {
-        Ok(app) => {
-            let Accepted { io, outcome, slot, .. } = accepted;
-            carried::carry(app.stream, Legs::Plain(io), outcome, revocation, listed).await;
-            drop((app.leg, slot));
+        Ok(AppLeg { stream: pod, leg }) => {
+            let Accepted { io, outcome, slot, .. } = *accepted;
+            return Some(Carried { pod, far: Legs::Plain(io), outcome, revocation, listed, kept: (leg, slot) });
         }
         Err(DeliverError::Revoked(reason)) => {
             let decided = carried::decided(reason, listed.live());
@@ -87,36 +88,45 @@ async fn socket(accepted: Accepted, permit: Permit, revocation: Revocation, list
         }
         Err(error) => accepted.fail(Step::Deliver, error.blame(), error.reason(), &error),
     }
+    None
 }
 
-async fn stream(_worker: &Worker, offered: Offered, permit: Permit, revocation: Revocation, listed: Listed) {
-    let Offered { mut offer, pod, mut outcome, slot } = offered;
-    outcome.record.trace = offer.request().traceparent.map(|trace| trace.to_string().into());
+async fn stream(
+    mut offered: Box<Offered>,
+    permit: Permit,
+    revocation: Revocation,
+    listed: Listed,
+) -> Option<Delivered> {
     let reached = tokio::select! {
         biased;
         reason = revocation.revoked() => Err(DeliverError::Revoked(reason)),
-        error = offer.gone() => Err(DeliverError::PeerGone(error)),
-        reached = reach(&pod, permit) => reached,
+        error = offered.offer.gone() => Err(DeliverError::PeerGone(error)),
+        reached = reach(&offered.pod, permit) => reached,
     };
+    let Offered { offer, pod, outcome, slot } = *offered;
     let AppLeg { stream: app, leg } = match reached {
         Ok(app) => app,
         Err(DeliverError::Revoked(reason)) => {
             offer.refuse(Refusal::Denied);
-            return outcome.end(Ending::Revoked(carried::decided(reason, listed.live())));
+            outcome.end(Ending::Revoked(carried::decided(reason, listed.live())));
+            return None;
         }
         Err(error) => {
             offer.refuse(Refusal::Unavailable);
-            return outcome.fail(Step::Deliver, error.blame(), error.reason(), &error);
+            outcome.fail(Step::Deliver, error.blame(), error.reason(), &error);
+            return None;
         }
     };
-    match offer.accept(app, &telemetry::baggage(&pod.workload())) {
-        Ok((app, stream)) => carried::carry(app, Legs::Tunnel(stream), outcome, revocation, listed).await,
+    match offer.accept(app, &pod.about()) {
+        Ok((app, stream)) => {
+            Some(Carried { pod: app, far: Legs::Tunnel(stream), outcome, revocation, listed, kept: (leg, slot) })
+        }
         Err(error) => {
             let error = DeliverError::PeerGone(error);
             outcome.fail(Step::Deliver, error.blame(), error.reason(), &error);
+            None
         }
     }
-    drop((leg, slot));
 }
 
 /// Where the permit says, from whom the permit says.

@@ -4,7 +4,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use culvert_tunnel::{Inbound, Malformed, Offer, Peer, Refusal, ServeError};
 
-use super::{attribute, authorize, deliver};
+use super::{attribute, authorize, deliver, deliver::Delivered};
 use crate::{
     accepted::{Accepted, canonical},
     carried,
@@ -42,7 +42,7 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     };
     accepted.disarm();
     let Accepted { io, pod, mut outcome, slot, .. } = accepted;
-    outcome.record.transport = Transport::Hbone;
+    outcome.note().transport = Transport::Hbone;
     let served = Rc::new(Served { worker: worker.clone(), pod: pod.clone(), outcome: RefCell::new(Some(outcome)) });
     let result = tokio::select! {
         biased;
@@ -86,24 +86,33 @@ impl Inbound for Served {
     }
 
     async fn offered(self: Rc<Self>, offer: Offer) {
-        let outcome = self.begin(offer.peer());
-        let Some(slot) = self.pod.places.take() else {
-            offer.refuse(Refusal::Unavailable);
-            return outcome.deny("no_slot");
-        };
-        let offered = Box::new(Offered { offer, pod: self.pod.clone(), outcome, slot });
-        let Some(attributed) = attribute::stream(&self.worker, offered) else { return };
-        let Some(authorized) = authorize::authorize(&self.worker, attributed) else { return };
-        deliver::deliver(&self.worker, authorized).await;
+        match Box::pin(self.delivered(offer)).await {
+            Some(delivered) => delivered.carry(),
+            None => return,
+        }
+        .await;
     }
 }
 
 impl Served {
+    async fn delivered(self: Rc<Self>, offer: Offer) -> Option<Delivered> {
+        let outcome = self.begin(offer.peer());
+        let Some(slot) = self.pod.places.take() else {
+            offer.refuse(Refusal::Unavailable);
+            outcome.deny("no_slot");
+            return None;
+        };
+        let offered = Box::new(Offered { offer, pod: self.pod.clone(), outcome, slot });
+        let attributed = attribute::stream(&self.worker, offered)?;
+        let authorized = authorize::authorize(&self.worker, attributed)?;
+        deliver::deliver(authorized).await
+    }
+
     fn begin(&self, peer: &Peer) -> Outcome {
         let (source, destination) = (canonical(peer.address), canonical(peer.local));
         let sink = self.worker.shared.sink.clone();
         let mut outcome = Outcome::begin(sink, Direction::Inbound, source, destination);
-        let record = &mut outcome.record;
+        let record = outcome.note();
         record.transport = Transport::Hbone;
         record.src.identity = Some(peer.identity.as_str().into());
         record.identity_from = "handshake".into();

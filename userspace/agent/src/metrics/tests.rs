@@ -7,9 +7,9 @@ fn begin(metrics: &Arc<Metrics>, app: &str) -> Outcome {
     let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
     let sink = Arc::new(Sink::new(metrics.clone()));
     let mut outcome = Outcome::begin(sink, Direction::Inbound, address("10.0.0.1:4000"), address("10.0.0.2:80"));
-    outcome.record.src.workload = Some(app.into());
-    outcome.record.transport = Transport::Hbone;
-    outcome.record.service = Some("shop/web".into());
+    outcome.note().src.workload = Some(app.into());
+    outcome.note().transport = Transport::Hbone;
+    outcome.note().service = Some("shop/web".into());
     outcome
 }
 

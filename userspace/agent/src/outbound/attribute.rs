@@ -133,7 +133,7 @@ fn endpoints(roster: &Roster, service: &Service, destination: SocketAddr) -> Res
 }
 
 fn describe(accepted: &mut Accepted, target: &Target) {
-    let record = &mut accepted.outcome.record;
+    let record = accepted.outcome.note();
     match target {
         Target::Enrolled(workload) | Target::NotEnrolled(Some(workload)) => record.dst.known(workload),
         Target::Service { name, .. } => record.service = Some(name.to_string().into()),

@@ -6,8 +6,7 @@ use culvert_identity::SpiffeId;
 use culvert_mtls::{Expected, Refusal};
 use culvert_redirect::{DialError as SocketError, Netns};
 use culvert_tunnel::{
-    Authority, ConnectRequest, Forwarded, Host, OpenError, Revocation, Route, Traceparent, TunnelKey, TunnelStream,
-    revocation,
+    Authority, ConnectRequest, Forwarded, Host, OpenError, Revocation, Route, Traceparent, TunnelKey, revocation,
 };
 use culvert_workload::Workload;
 use tokio::{net::TcpStream, time::timeout};
@@ -15,12 +14,12 @@ use tokio::{net::TcpStream, time::timeout};
 use super::authorize::{Authorized, Way};
 use crate::{
     accepted::Accepted,
-    carried::{self, Legs},
+    carried::{self, Carried, Legs},
     live::{Ground, Listed, Live},
     outcome::{Blame, Ending, Step, Transport},
+    places::Place,
     pod::{self, Pod},
     snapshot::Snapshot,
-    telemetry,
     worker::Worker,
 };
 
@@ -96,41 +95,14 @@ impl DialError {
     }
 }
 
-/// A connection that stands from end to end.
-pub(super) struct Tunnelled {
-    accepted: Accepted,
-    far: Far,
-    revocation: Revocation,
-    listed: Listed,
-}
-
-enum Far {
-    Stream(TunnelStream),
-    Socket(TcpStream),
-}
-
-impl Tunnelled {
-    /// Moves the bytes and writes the outcome.
-    pub(super) async fn splice(self) {
-        let Self { accepted, far, revocation, listed } = self;
-        let legs = match far {
-            Far::Stream(stream) => Legs::Tunnel(stream),
-            Far::Socket(socket) => Legs::Plain(socket),
-        };
-        let Accepted { io, outcome, slot, .. } = accepted;
-        carried::carry(io, legs, outcome, revocation, listed).await;
-        drop(slot);
-    }
-}
-
 /// Tries the ways in their order; the last failure is the outcome.
-pub(super) async fn dial(worker: &Worker, authorized: Authorized) -> Option<Tunnelled> {
+pub(super) async fn dial(worker: &Worker, authorized: Authorized) -> Option<Carried<Place>> {
     let (mut accepted, ways) = authorized.into_parts();
     let last = ways.len().min(ATTEMPTS) - 1;
     for (attempt, way) in ways.into_iter().take(ATTEMPTS).enumerate() {
         describe(&mut accepted, &way);
         let (revoker, revocation) = revocation();
-        let live = Live::new(ground(&way), accepted.outcome.record.clone(), accepted.outcome.flow(), revoker);
+        let live = Live::new(ground(&way), accepted.outcome.record().clone(), accepted.outcome.flow(), revoker);
         let listed = accepted.pod.live.list(live);
         let went = match obsolete(worker, &accepted.pod, &listed) {
             None => follow(worker, &mut accepted, &way, &revocation).await,
@@ -138,7 +110,10 @@ pub(super) async fn dial(worker: &Worker, authorized: Authorized) -> Option<Tunn
             Some(reason) => Err(DialError::Revoked(reason)),
         };
         match went {
-            Ok(far) => return Some(Tunnelled { accepted, far, revocation, listed }),
+            Ok(far) => {
+                let Accepted { io: pod, outcome, slot: kept, .. } = accepted;
+                return Some(Carried { pod, far, outcome, revocation, listed, kept });
+            }
             Err(error) => {
                 if error.is_of_this_endpoint() {
                     worker.shun(way.address());
@@ -180,7 +155,7 @@ async fn follow(
     accepted: &mut Accepted,
     way: &Way,
     revocation: &Revocation,
-) -> Result<Far, DialError> {
+) -> Result<Legs, DialError> {
     let far = async {
         match way {
             Way::Itself(address) => plain(accepted.pod.netns.connect_plain(*address), *address).await,
@@ -201,9 +176,9 @@ async fn follow(
 async fn plain(
     connect: impl Future<Output = Result<TcpStream, SocketError>>,
     address: SocketAddr,
-) -> Result<Far, DialError> {
+) -> Result<Legs, DialError> {
     match timeout(CONNECT, connect).await {
-        Ok(Ok(socket)) => Ok(Far::Socket(socket)),
+        Ok(Ok(socket)) => Ok(Legs::Plain(socket)),
         Ok(Err(error)) => Err(DialError::Plain(error, address)),
         Err(_) => Err(DialError::Timeout(address)),
     }
@@ -215,7 +190,7 @@ async fn tunnel(
     workload: &Workload,
     address: SocketAddr,
     identity: &SpiffeId,
-) -> Result<Far, DialError> {
+) -> Result<Legs, DialError> {
     let gate = SocketAddr::new(address.ip(), HBONE_PORT);
     let route = route(&accepted.pod, accepted.peer, workload, gate, identity).map_err(DialError::NoCredentials)?;
     let request = request(accepted, address);
@@ -227,12 +202,12 @@ async fn tunnel(
     }
     // An answer comes over a tunnel, and there is none without the identity that was asked for.
     if matches!(opened, Ok(_) | Err(OpenError::Refused(_) | OpenError::AnswerTimeout | OpenError::Reset(_))) {
-        let record = &mut accepted.outcome.record;
+        let record = accepted.outcome.note();
         record.src.identity = Some(accepted.pod.identity().as_str().into());
         record.dst.identity = Some(identity.as_str().into());
         record.identity_from = "handshake".into();
     }
-    opened.map(Far::Stream).map_err(|error| DialError::Tunnel(error, gate))
+    opened.map(Legs::Tunnel).map_err(|error| DialError::Tunnel(error, gate))
 }
 
 /// Makes the wire leg of a tunnel in the pod's netns.
@@ -267,14 +242,14 @@ pub(super) fn route(
 }
 
 fn request(accepted: &mut Accepted, address: SocketAddr) -> ConnectRequest {
-    let service = accepted.outcome.record.service.as_deref().and_then(|service| service.split_once('/'));
+    let service = accepted.outcome.record().service.as_deref().and_then(|service| service.split_once('/'));
     let host = service.map(|(namespace, name)| format!("{name}.{namespace}.svc.cluster.local").into());
     let trace = Traceparent::random();
-    accepted.outcome.record.trace = Some(trace.to_string().into());
+    accepted.outcome.note().trace = Some(trace.to_string().into());
     ConnectRequest {
         authority: Authority { host: Host::Ip(address.ip()), port: address.port() },
         forwarded: Forwarded { client: Some(accepted.peer), host },
-        baggage: telemetry::baggage(&accepted.pod.workload()),
+        baggage: accepted.pod.about(),
         traceparent: Some(trace),
         network: None,
     }
@@ -292,7 +267,7 @@ fn ground(way: &Way) -> Ground {
 
 fn describe(accepted: &mut Accepted, way: &Way) {
     let original = accepted.original;
-    let record = &mut accepted.outcome.record;
+    let record = accepted.outcome.note();
     record.original_dst = (way.address() != original).then_some(original);
     match way {
         Way::Itself(address) => {

@@ -1,13 +1,16 @@
 //! What is written about a connection.
 
 use std::{
+    borrow::Cow,
+    fmt,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use culvert_workload::Workload;
-use serde::{Deserialize, Serialize};
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use super::Ending;
 
@@ -109,6 +112,32 @@ words! {
     }
 }
 
+/// A point in time. It becomes text where somebody reads it: most records are forgotten before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment(pub SystemTime);
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Timestamp::try_from(self.0) {
+            Ok(time) => write!(f, "{time:.3}"),
+            Err(_) => f.write_str("-"),
+        }
+    }
+}
+
+impl Serialize for Moment {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Moment {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let time: Timestamp = String::deserialize(deserializer)?.parse().map_err(D::Error::custom)?;
+        Ok(Self(time.into()))
+    }
+}
+
 /// One end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Party {
@@ -132,7 +161,7 @@ pub struct Party {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// When it was accepted, RFC 3339.
-    pub time: String,
+    pub time: Moment,
     /// Seen from the local pod.
     pub direction: Direction,
     /// How it crosses the wire.
@@ -151,12 +180,12 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<Arc<str>>,
     /// How the peer's identity is known, such as `handshake` or `none: plaintext`.
-    pub identity_from: Arc<str>,
+    pub identity_from: Cow<'static, str>,
     /// How it ended.
     pub outcome: Kind,
     /// Why, unless it simply closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<Arc<str>>,
+    pub reason: Option<Cow<'static, str>>,
     /// The policy that decided, also when it allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Arc<str>>,
@@ -200,7 +229,7 @@ impl Party {
 impl Record {
     pub(super) fn new(direction: Direction, source: SocketAddr, destination: SocketAddr, now: SystemTime) -> Self {
         Self {
-            time: jiff::Timestamp::try_from(now).map(|time| format!("{time:.3}")).unwrap_or_default(),
+            time: Moment(now),
             direction,
             transport: Transport::None,
             src: Party::at(source),

@@ -49,7 +49,7 @@ impl Sink {
         self.metrics.tcp.opened(record, flow)
     }
 
-    pub(super) fn ended(&self, record: &Record, flow: &Arc<Flow>, opened: Opened, reason: Option<&'static str>) {
+    pub(super) fn ended(&self, record: &Arc<Record>, flow: &Arc<Flow>, opened: Opened, reason: Option<&'static str>) {
         let (opened, series) = opened;
         self.metrics.tcp.ended(record, flow, opened, series);
         if let Some(reason) = reason {
@@ -60,7 +60,7 @@ impl Sink {
         if recent.len() == RECENT {
             recent.pop_front();
         }
-        recent.push_back(Arc::new(record.clone()));
+        recent.push_back(record.clone());
     }
 }
 

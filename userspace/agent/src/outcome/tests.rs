@@ -82,8 +82,8 @@ fn the_ring_keeps_the_newest() {
 fn a_line_for_people_reads_as_tracing_would_have_written_it() {
     let sink = sink();
     let mut outcome = begin(&sink, Direction::Inbound);
-    outcome.record.src.namespace = Some("sh\"op\n".into());
-    outcome.record.hbone_addr = Some("10.0.0.2:80".parse().unwrap());
+    outcome.note().src.namespace = Some("sh\"op\n".into());
+    outcome.note().hbone_addr = Some("10.0.0.2:80".parse().unwrap());
     outcome.deny("policy_denied");
     let record = sink.recent()[0].clone();
     let mut text = Vec::new();

@@ -128,7 +128,7 @@ impl Heading {
         Ok(ConnectRequest {
             authority,
             forwarded: text(self.forwarded.as_deref()).map(Forwarded::parse).unwrap_or_default(),
-            baggage: self.baggage(),
+            baggage: self.baggage().into(),
             traceparent: text(self.traceparent.as_deref()).and_then(Traceparent::parse),
             network: text(self.network.as_deref())
                 .filter(|name| !name.is_empty() && name.len() <= MAX_NETWORK)

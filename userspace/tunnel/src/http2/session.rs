@@ -61,6 +61,8 @@ pub(crate) struct Session {
     out: Vec<u8>,
     /// How often something was taken from `out`.
     turn: u64,
+    /// How often all that was at hand from the peer has been read.
+    batch: u64,
     reader: Reader,
     decoder: Decoder,
     /// A header block that goes on in CONTINUATION frames: its stream, flags and the bytes so far.
@@ -163,6 +165,7 @@ impl Session {
             role,
             out: Vec::new(),
             turn: 0,
+            batch: 0,
             reader: Reader::new(limits.max_frame),
             decoder: Decoder::default(),
             block: None,
@@ -368,7 +371,7 @@ impl Session {
     }
 
     /// Ready with the answer to a request of ours.
-    pub(crate) fn poll_answer(&mut self, id: u32, cx: &Context<'_>) -> Poll<Result<(u16, Baggage), StreamError>> {
+    pub(crate) fn poll_answer(&mut self, id: u32, cx: &Context<'_>) -> Poll<Result<(u16, Box<Baggage>), StreamError>> {
         let ended = self.ended;
         let Some(stream) = self.streams.get_mut(&id) else { return Poll::Ready(Err(StreamError::Reset(0))) };
         if let Some(answer) = stream.answer.take() {

@@ -39,13 +39,13 @@ impl Refusal {
 
 /// A CONNECT that waits for its answer. Dropped unanswered, it is refused with 503.
 pub struct Offer {
-    request: ConnectRequest,
+    request: Box<ConnectRequest>,
     waiting: Option<TunnelStream>,
     peer: std::rc::Rc<Peer>,
 }
 
 impl Offer {
-    pub(super) fn new(request: ConnectRequest, stream: TunnelStream) -> Self {
+    pub(super) fn new(request: Box<ConnectRequest>, stream: TunnelStream) -> Self {
         let peer = stream.shared_peer();
         Self { request, waiting: Some(stream), peer }
     }

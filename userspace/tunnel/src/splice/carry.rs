@@ -4,8 +4,9 @@
 //! the socket by the tunnel itself ([`App`]); only what the socket did not take waits in the stream and is written here.
 
 use std::{
-    future::poll_fn,
+    future::Future,
     io::{ErrorKind, IoSlice},
+    pin::Pin,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
@@ -75,6 +76,20 @@ impl Near for App {
     }
 }
 
+/// Written out, because thousands wait in it: an `async fn` would keep a second copy of what it was given.
+impl Future for Carry {
+    type Output = Totals;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Totals> {
+        let end = std::task::ready!(self.poll_end(cx));
+        if end != End::Closed {
+            socket::arm(&self.app);
+            self.stream.abort();
+        }
+        Poll::Ready(Totals { sent: self.meter.sent(), received: self.meter.received(), end })
+    }
+}
+
 impl Carry {
     pub(super) fn new(app: AppSocket, stream: TunnelStream, meter: Arc<Meter>, revocation: Revocation) -> Self {
         let app = Rc::new(app.into_inner());
@@ -93,17 +108,8 @@ impl Carry {
         }
     }
 
-    pub(super) async fn run(mut self) -> Totals {
-        let end = poll_fn(|cx| self.poll(cx)).await;
-        if end != End::Closed {
-            socket::arm(&self.app);
-            self.stream.abort();
-        }
-        Totals { sent: self.meter.sent(), received: self.meter.received(), end }
-    }
-
     /// The order is the order of precedence of the recorded end: our own decisions, then the bytes, then resets.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         if let Poll::Ready(reason) = self.revocation.poll(cx) {
             return Poll::Ready(End::Revoked(reason));
         }

@@ -1,7 +1,8 @@
 //! A connection between two sockets.
 
 use std::{
-    future::poll_fn,
+    future::Future,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -23,23 +24,27 @@ pub(super) struct Pass {
     revocation: Revocation,
 }
 
+impl Future for Pass {
+    type Output = Totals;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Totals> {
+        let end = std::task::ready!(self.poll_end(cx));
+        if end != End::Closed {
+            self.near.abort();
+            self.far.abort();
+        }
+        Poll::Ready(Totals { sent: self.meter.sent(), received: self.meter.received(), end })
+    }
+}
+
 impl Pass {
     pub(super) fn new(near: TcpStream, far: TcpStream, meter: Arc<Meter>, revocation: Revocation) -> Self {
         let (near, far) = (Socket::new(near), Socket::new(far));
         Self { near, far, inward: Queue::default(), outward: Queue::default(), meter, revocation }
     }
 
-    pub(super) async fn run(mut self) -> Totals {
-        let end = poll_fn(|cx| self.poll(cx)).await;
-        if end != End::Closed {
-            self.near.abort();
-            self.far.abort();
-        }
-        Totals { sent: self.meter.sent(), received: self.meter.received(), end }
-    }
-
     /// The order is the order of precedence of the recorded end: our own decisions, then the bytes, then resets.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         if let Poll::Ready(reason) = self.revocation.poll(cx) {
             return Poll::Ready(End::Revoked(reason));
         }

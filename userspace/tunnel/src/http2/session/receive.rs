@@ -33,6 +33,9 @@ impl Session {
         let done = self.absorb_frames(&mut reader, input, follows);
         self.reader = reader;
         done?;
+        if !follows {
+            self.batch += 1;
+        }
         if self.out.len() > OUT_HARD_LIMIT {
             return Err(code::ENHANCE_YOUR_CALM);
         }
@@ -99,7 +102,7 @@ impl Session {
         if stream.reset.is_some() {
             return Ok(());
         }
-        let delivered = stream.deliver(bytes, more);
+        let delivered = stream.deliver(bytes, more, self.batch);
         if stream.queue.len() > MODEST && self.held.is_too_much() {
             stream.discard();
             stream.reset = Some(StreamError::Ended("memory_pressure"));
@@ -267,10 +270,10 @@ impl Session {
         match heading.answer() {
             // An interim answer; the real one follows.
             Ok((100..=199, _)) if !end => return Ok(()),
-            Ok(answer) => {
+            Ok((status, about)) => {
                 stream.unanswered = false;
                 stream.recv_done = end;
-                stream.answer = Some(answer);
+                stream.answer = Some((status, Box::new(about)));
             }
             Err(_) => {
                 stream.reset = Some(StreamError::Protocol(code::PROTOCOL_ERROR));

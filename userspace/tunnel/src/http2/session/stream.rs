@@ -24,6 +24,12 @@ pub(crate) enum Given {
     Broken,
 }
 
+/// Small pieces that the near end is given one by one while one batch of the peer's bytes is read; the rest of them is
+/// kept and written at once. Each costs a system call, and thousands of them fit into one record.
+const PIECES: u32 = 16;
+/// What is small, in bytes.
+const SMALL: usize = 1024;
+
 pub(super) struct Stream {
     pub(super) send_window: i64,
     /// What the peer may send.
@@ -34,6 +40,8 @@ pub(super) struct Stream {
     pub(super) credit: u32,
     /// Bytes that the near end has taken.
     pub(super) delivered: u64,
+    /// Small pieces that were given in this batch.
+    pieces: (u64, u32),
     /// What the near end has not taken.
     pub(super) queue: VecDeque<u8>,
     held: Arc<Held>,
@@ -47,7 +55,7 @@ pub(super) struct Stream {
     pub(super) reset: Option<StreamError>,
     /// A request of the peer that is not answered, or one of ours.
     pub(super) unanswered: bool,
-    pub(super) answer: Option<(u16, Baggage)>,
+    pub(super) answer: Option<(u16, Box<Baggage>)>,
     /// It is in the list of those who wait for room.
     pub(super) waits: bool,
     /// It waits for its own window.
@@ -67,6 +75,7 @@ impl Stream {
             target: recv_window,
             credit: 0,
             delivered: 0,
+            pieces: (0, 0),
             queue: VecDeque::new(),
             held: Arc::clone(held),
             near: None,
@@ -96,13 +105,15 @@ impl Stream {
         }
     }
 
-    /// Passes bytes on to the near end, and keeps the rest. Gives how many were passed on.
-    pub(super) fn deliver(&mut self, bytes: &[u8], more: bool) -> usize {
+    /// Passes bytes on to the near end, and keeps the rest. Gives how many were passed on. `batch` counts what is read at
+    /// once.
+    pub(super) fn deliver(&mut self, bytes: &[u8], more: bool, batch: u64) -> usize {
         let mut taken = 0;
         if bytes.is_empty() {
             return 0;
         }
-        if let (true, Some(near)) = (self.queue.is_empty(), &self.near) {
+        let goes = self.queue.is_empty() && (bytes.len() >= SMALL || self.may_give(batch));
+        if let (true, Some(near)) = (goes, &self.near) {
             match near.give(bytes, more) {
                 Given::Took(count) => taken = count,
                 Given::Broken => self.near_broken = true,
@@ -121,6 +132,14 @@ impl Stream {
             self.held.add(rest.len());
         }
         taken
+    }
+
+    fn may_give(&mut self, batch: u64) -> bool {
+        if self.pieces.0 != batch {
+            self.pieces = (batch, 0);
+        }
+        self.pieces.1 += 1;
+        self.pieces.1 <= PIECES
     }
 
     /// So many bytes were taken out of the queue.

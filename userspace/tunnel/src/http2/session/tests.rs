@@ -432,6 +432,39 @@ fn empty_frames_do_not_bother_the_application() {
 }
 
 #[test]
+fn bytes_that_come_one_by_one_do_not_cost_the_application_a_system_call_each() {
+    struct Counting(Rc<RefCell<(usize, Vec<u8>)>>);
+    impl Near for Counting {
+        fn give(&self, bytes: &[u8], _more: bool) -> Given {
+            let mut counted = self.0.borrow_mut();
+            counted.0 += 1;
+            counted.1.extend_from_slice(bytes);
+            Given::Took(bytes.len())
+        }
+    }
+    let (_client, mut server, id, _app) = connected(0);
+    let counted = Rc::new(RefCell::new((0, Vec::new())));
+    server.attach(id, Box::new(Counting(counted.clone())));
+    let text: Vec<u8> = (0..5000).map(|n| n as u8).collect();
+    for half in text.chunks(2500) {
+        let mut bytes = Vec::new();
+        for byte in half {
+            put(&mut bytes, kind::DATA, 0, id, &[*byte]);
+        }
+        server.absorb(&bytes, false).unwrap();
+        // What waits is written at once, in its order.
+        let (first, second) = server.queued(id);
+        let waits = [first, second].concat();
+        assert!(!waits.is_empty());
+        counted.borrow_mut().1.extend_from_slice(&waits);
+        server.took(id, waits.len());
+    }
+    let (gives, got) = &*counted.borrow();
+    assert_eq!(*got, text);
+    assert!(*gives < 100, "{gives} system calls for two batches");
+}
+
+#[test]
 fn whoever_does_not_use_its_turn_passes_it_on() {
     #[derive(Default)]
     struct Woken(std::sync::atomic::AtomicUsize);
