@@ -39,6 +39,7 @@ impl<K> Carried<K> {
     pub(crate) fn carry(self) -> impl Future<Output = ()> {
         let Self { pod, far, mut outcome, revocation, listed, kept } = self;
         outcome.opened();
+        listed.live().stands(outcome.record());
         let (meter, direction) = (outcome.meter(), outcome.record().direction);
         let moved = match far {
             // Both kinds of sockets were made ready: what was accepted by its listener, an app leg at its birth.

@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use arc_swap::ArcSwap;
 use culvert_identity::SpiffeId;
 use culvert_policy::Connection;
 use culvert_tunnel::Revoker;
@@ -23,8 +24,7 @@ use crate::{
 pub struct Live {
     /// What it rests on.
     pub ground: Ground,
-    /// As it stood when it was opened.
-    pub record: Arc<Record>,
+    record: ArcSwap<Record>,
     /// Its bytes.
     pub flow: Arc<Flow>,
     revoker: Revoker,
@@ -76,7 +76,17 @@ impl Listed {
 impl Live {
     /// A connection that `revoker` can end.
     pub fn new(ground: Ground, record: Arc<Record>, flow: Arc<Flow>, revoker: Revoker) -> Self {
-        Self { ground, record, flow, revoker, objection: OnceLock::new() }
+        Self { ground, record: ArcSwap::new(record), flow, revoker, objection: OnceLock::new() }
+    }
+
+    /// As it stood when it was listed, or opened.
+    pub fn record(&self) -> Arc<Record> {
+        self.record.load_full()
+    }
+
+    /// It stands from end to end: this is what is known now.
+    pub(crate) fn stands(&self, record: &Arc<Record>) {
+        self.record.store(record.clone());
     }
 
     /// Notes why it is about to be revoked; the first reason stays.

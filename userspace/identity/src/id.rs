@@ -133,6 +133,11 @@ impl SpiffeId {
         &self.text
     }
 
+    /// The same, shared: for records of many connections.
+    pub fn shared(&self) -> Arc<str> {
+        self.text.clone()
+    }
+
     /// The ID without `spiffe://`: what Istio calls a principal.
     pub fn principal(&self) -> &str {
         &self.text[SCHEME.len()..]

@@ -8,7 +8,7 @@ use super::{
     protocol::{Connection, IdentityStatus, PodStatus, Status},
     socket::Desk,
 };
-use crate::{judge::Judge, pod::Pod, snapshot::Snapshot};
+use crate::{judge::Judge, outcome::Record, pod::Pod, snapshot::Snapshot};
 
 pub(super) async fn status(desk: &Desk) -> Status {
     let snapshot = desk.shared.current.get();
@@ -120,7 +120,7 @@ pub(super) fn connections(desk: &Desk) -> Vec<Connection> {
         let name = format!("{}/{}", record.namespace, record.name);
         for live in pod.live.all() {
             let (from_client, to_client) = live.flow.totals();
-            all.push(Connection { pod: name.clone(), record: live.record.as_ref().clone(), from_client, to_client });
+            all.push(Connection { pod: name.clone(), record: Record::clone(&live.record()), from_client, to_client });
         }
     }
     all

@@ -164,7 +164,7 @@ fn describe(worker: &Worker, offered: &mut Offered, destination: SocketAddr) {
     let workload = offered.pod.workload();
     let Offered { offer, outcome, .. } = offered;
     let record = outcome.note();
-    record.trace = offer.request().traceparent.map(|trace| trace.to_string().into());
+    record.trace = offer.request().traceparent;
     record.hbone_addr = Some(destination);
     if let Some(snapshot) = worker.shared.current.get() {
         let source = offer.peer().address.ip().to_canonical();

@@ -114,10 +114,10 @@ impl Served {
         let mut outcome = Outcome::begin(sink, Direction::Inbound, source, destination);
         let record = outcome.note();
         record.transport = Transport::Hbone;
-        record.src.identity = Some(peer.identity.as_str().into());
+        record.src.identity = Some(peer.identity.shared());
         record.identity_from = "handshake".into();
         record.dst.known(&self.pod.workload());
-        record.dst.identity = Some(self.pod.identity().as_str().into());
+        record.dst.identity = Some(self.pod.identity().shared());
         outcome
     }
 }

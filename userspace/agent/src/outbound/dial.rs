@@ -203,8 +203,8 @@ async fn tunnel(
     // An answer comes over a tunnel, and there is none without the identity that was asked for.
     if matches!(opened, Ok(_) | Err(OpenError::Refused(_) | OpenError::AnswerTimeout | OpenError::Reset(_))) {
         let record = accepted.outcome.note();
-        record.src.identity = Some(accepted.pod.identity().as_str().into());
-        record.dst.identity = Some(identity.as_str().into());
+        record.src.identity = Some(accepted.pod.identity().shared());
+        record.dst.identity = Some(identity.shared());
         record.identity_from = "handshake".into();
     }
     opened.map(Legs::Tunnel).map_err(|error| DialError::Tunnel(error, gate))
@@ -245,7 +245,7 @@ fn request(accepted: &mut Accepted, address: SocketAddr) -> ConnectRequest {
     let service = accepted.outcome.record().service.as_deref().and_then(|service| service.split_once('/'));
     let host = service.map(|(namespace, name)| format!("{name}.{namespace}.svc.cluster.local").into());
     let trace = Traceparent::random();
-    accepted.outcome.note().trace = Some(trace.to_string().into());
+    accepted.outcome.note().trace = Some(trace);
     ConnectRequest {
         authority: Authority { host: Host::Ip(address.ip()), port: address.port() },
         forwarded: Forwarded { client: Some(accepted.peer), host },

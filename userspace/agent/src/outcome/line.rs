@@ -55,7 +55,9 @@ pub(crate) fn put(text: &mut Vec<u8>, record: &Record, level: Level, message: &s
     let _ = write!(line.0, " duration={}ms", record.duration_ms);
     line.quoted("step", record.step.map(Step::word));
     line.quoted("blame", record.blame.map(Blame::word));
-    line.quoted("trace", record.trace.as_deref());
+    if let Some(trace) = record.trace {
+        let _ = write!(line.0, " trace=\"{trace}\"");
+    }
     line.quoted("error", record.error.as_deref());
     text.push(b'\n');
 }

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use culvert_tunnel::Traceparent;
 use culvert_workload::Workload;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -138,6 +139,22 @@ impl<'de> Deserialize<'de> for Moment {
     }
 }
 
+/// `traceparent` as its header has it.
+mod trace {
+    use super::{Deserialize, Deserializer, Serializer, Traceparent};
+
+    pub(super) fn serialize<S: Serializer>(trace: &Option<Traceparent>, serializer: S) -> Result<S::Ok, S::Error> {
+        match trace {
+            Some(trace) => serializer.collect_str(trace),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Traceparent>, D::Error> {
+        Ok(Option::<String>::deserialize(deserializer)?.and_then(|text| Traceparent::parse(&text)))
+    }
+}
+
 /// One end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Party {
@@ -208,8 +225,8 @@ pub struct Record {
     /// Milliseconds from accept to end.
     pub duration_ms: u64,
     /// `traceparent` of the CONNECT request.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trace: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "trace")]
+    pub trace: Option<Traceparent>,
 }
 
 impl Party {

@@ -97,7 +97,7 @@ macro_rules! line {
             duration = format_args!("{}ms", record.duration_ms),
             step = record.step.map(Step::word),
             blame = record.blame.map(Blame::word),
-            trace = record.trace.as_deref(),
+            trace = record.trace.map(|trace| trace.to_string()),
             error = record.error.as_deref(),
             "{}", $message
         );
