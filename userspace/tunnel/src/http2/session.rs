@@ -8,6 +8,7 @@
 //! that it is read ([`PROVEN`]) or that the way is long ([`LONG_WAY`]). The connection's window is given back as bytes
 //! come, so that a reader that has stopped holds up nobody else.
 
+mod backlog;
 mod receive;
 mod send;
 mod stream;

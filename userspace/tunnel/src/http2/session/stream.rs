@@ -1,12 +1,11 @@
 //! One stream of a connection.
 
 use std::{
-    collections::VecDeque,
     sync::Arc,
     task::{Context, Waker},
 };
 
-use super::Session;
+use super::{Session, backlog::Backlog};
 use crate::{connect::Baggage, error::StreamError, limits::Held};
 
 /// Where a stream's bytes go: the application's socket.
@@ -43,7 +42,7 @@ pub(super) struct Stream {
     /// Small pieces that were given in this batch.
     pieces: (u64, u32),
     /// What the near end has not taken.
-    pub(super) queue: VecDeque<u8>,
+    pub(super) queue: Backlog,
     held: Arc<Held>,
     pub(super) near: Option<Box<dyn Near>>,
     pub(super) near_broken: bool,
@@ -76,7 +75,7 @@ impl Stream {
             credit: 0,
             delivered: 0,
             pieces: (0, 0),
-            queue: VecDeque::new(),
+            queue: Backlog::default(),
             held: Arc::clone(held),
             near: None,
             near_broken: false,
@@ -128,7 +127,7 @@ impl Stream {
             if self.queue.is_empty() {
                 self.wake();
             }
-            self.queue.extend(rest);
+            self.queue.push(rest);
             self.held.add(rest.len());
         }
         taken
@@ -144,11 +143,8 @@ impl Stream {
 
     /// So many bytes were taken out of the queue.
     pub(super) fn let_go(&mut self, bytes: usize) {
-        self.queue.drain(..bytes);
+        self.queue.advance(bytes);
         self.held.sub(bytes);
-        if self.queue.is_empty() {
-            self.queue = VecDeque::new();
-        }
     }
 
     /// Forgets what was not taken: nobody wants it.
@@ -175,7 +171,7 @@ impl Session {
 
     /// What the near end has not taken, as slices.
     pub(crate) fn queued(&self, id: u32) -> (&[u8], &[u8]) {
-        self.streams.get(&id).map_or((&[], &[]), |stream| stream.queue.as_slices())
+        self.streams.get(&id).map_or((&[], &[]), |stream| stream.queue.front())
     }
 
     /// Whether END_STREAM has come; what is queued comes before it.
