@@ -24,7 +24,7 @@ use drive::Job;
 use figures::{Count, Figures};
 
 /// How often each operation is counted in each mesh, at least.
-const TURNS: usize = 4;
+const TURNS: usize = 3;
 
 /// And at most, while it seems to cost too much: chance only ever adds, so the least of many turns is what it costs.
 const MOST_TURNS: usize = 12;

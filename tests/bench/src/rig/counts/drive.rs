@@ -40,7 +40,7 @@ impl Job {
         match self {
             Job::Connection => 60,
             Job::Request => 150,
-            Job::Megabyte => 6,
+            Job::Megabyte => 4,
         }
     }
 
