@@ -10,6 +10,11 @@ use culvert_agent::{
     uninstall,
 };
 
+/// musl's own takes one lock for all threads, and gives memory back and asks for it again at each turn.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     ExitCode::from(match cli.command {

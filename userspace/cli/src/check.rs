@@ -18,6 +18,28 @@ pub(crate) fn all_good(findings: &Value) -> bool {
     !findings.is_empty() && findings.iter().all(|one| one["ok"] == true)
 }
 
+/// Nothing that was found of a cluster stands in the way.
+pub(crate) fn possible(findings: &Value) -> bool {
+    let findings = items(findings);
+    !findings.is_empty() && findings.iter().all(|one| one["fatal"] == false)
+}
+
+/// What was found of a cluster, for people.
+pub(crate) fn cluster_text(findings: &Value) -> String {
+    let row = |one: &Value| {
+        let verdict = match (one["ok"] == true, one["fatal"] == true) {
+            (true, _) => "ok",
+            (false, false) => "NOTE",
+            (false, true) => "FAILS",
+        };
+        vec![verdict.to_owned(), cell(&one["name"]), cell(&one["detail"]), cell(&one["remedy"])]
+    };
+    let rows: Vec<_> = items(findings).iter().map(row).collect();
+    let verdict =
+        if possible(findings) { "culvert can be installed here" } else { "culvert cannot be installed here yet" };
+    format!("{}\n{verdict}\n", table(&["", "WHAT", "FOUND", "REMEDY"], &rows))
+}
+
 /// For people.
 pub(crate) fn text(findings: &Value) -> String {
     let row = |one: &Value| {

@@ -195,6 +195,9 @@ pub struct KubeArgs {
     /// Take istio.io/dataplane-mode: ambient and none for culvert.dev/enroll: "true" and "false".
     #[arg(long)]
     pub istio_labels: bool,
+    /// Take the taint culvert.dev/agent-not-ready off each node whose agent is ready.
+    #[arg(long)]
+    pub startup_taint: bool,
 }
 
 /// The job that looks after the CA's keys in a cluster.

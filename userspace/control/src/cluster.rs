@@ -6,6 +6,7 @@ mod leader;
 mod reviewer;
 pub mod secrets;
 mod status;
+mod taint;
 mod verdict;
 mod webhook;
 
@@ -27,6 +28,7 @@ use leader::Leader;
 pub use reviewer::{Agent, Expected, Reviewer, TokenRefusal};
 use secrets::Names;
 use status::Writer;
+use taint::Taints;
 use webhook::Webhook;
 
 use crate::{
@@ -127,6 +129,9 @@ async fn begin(args: &Run, state: &StateDir, kept: Kept) -> anyhow::Result<Servi
     let acks = Acks::new(api.clone(), &kube.namespace, me.clone());
     let writer = Writer::new(api.clone(), published.clone(), records, Arc::clone(&nodes), leads, acks, me);
     tasks.spawn(writer.run());
+    if kube.startup_taint {
+        tasks.spawn(Taints::new(api.clone(), Arc::clone(&nodes)).run());
+    }
     tasks.spawn(owner.run(queue));
     tasks.spawn(source.run(changes.clone()));
     tasks.spawn(leader.run());

@@ -25,7 +25,7 @@ impl Namespace {
     /// Takes a descriptor; `None` if it is not one of a network namespace.
     pub(crate) fn from_fd(fd: OwnedFd) -> io::Result<Option<Self>> {
         // `ioctl_ns(2)`; Linux 4.11. Everything else answers ENOTTY or another number.
-        const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+        const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
         // SAFETY: the request takes no argument and only reads the kind of the file.
         let kind = unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&fd), NS_GET_NSTYPE) };
         if kind != libc::CLONE_NEWNET {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::cluster::cache::Part;
 use crate::cluster::contents;
@@ -16,13 +16,41 @@ fn target() -> String {
     format!("{}-unknown-linux-musl", std::env::consts::ARCH)
 }
 
+/// What the images consist of.
+const PROGRAMS: &[&str] = &["culvert-control", "culvert-agent", "culvert", "culvert-keeper", "culvert-cni"];
+
+/// Most bytes of an image.
+const LARGEST: u64 = 40_000_000;
+
 /// Builds the programs and returns their folder.
 pub(crate) fn programs(consent: Consent) -> Result<PathBuf> {
     ebpf::build(consent)?;
     let headers = headers(consent)?;
     rust_library(consent)?;
     shell::run(&mut build(&headers))?;
-    Ok(paths::cargo_target().join(target()).join("release"))
+    let folder = paths::cargo_target().join(target()).join("release");
+    for program in PROGRAMS {
+        let file = folder.join(program);
+        let bytes = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        ensure!(!asks_for_a_loader(&bytes)?, "{} is not static: FROM scratch it could not start", file.display());
+    }
+    Ok(folder)
+}
+
+/// Whether a 64-bit little-endian ELF program has a PT_INTERP header (System V ABI, program header).
+fn asks_for_a_loader(program: &[u8]) -> Result<bool> {
+    const PT_INTERP: u32 = 3;
+    ensure!(program.starts_with(b"\x7fELF\x02\x01"), "not a 64-bit little-endian ELF file");
+    let bytes = |at: usize, count: usize| program.get(at..at + count).context("an ELF file that ends too early");
+    let short = |at: usize| Ok::<_, anyhow::Error>(u16::from_le_bytes(bytes(at, 2)?.try_into()?) as usize);
+    let first = usize::try_from(u64::from_le_bytes(bytes(32, 8)?.try_into()?))?;
+    let (size, count) = (short(54)?, short(56)?);
+    for number in 0..count {
+        if u32::from_le_bytes(bytes(first + number * size, 4)?.try_into()?) == PT_INTERP {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Builds the programs and writes the images into `target/images`.
@@ -33,6 +61,7 @@ pub(crate) fn write(consent: Consent) -> Result<()> {
     for file in contents::own(&images, &programs)? {
         let bytes = std::fs::metadata(&file)?.len();
         println!("{:6.1} MB  {}", bytes as f64 / 1e6, file.display());
+        ensure!(bytes <= LARGEST, "{} is larger than {} MB", file.display(), LARGEST / 1_000_000);
     }
     Ok(())
 }
@@ -40,7 +69,7 @@ pub(crate) fn write(consent: Consent) -> Result<()> {
 fn build(headers: &std::path::Path) -> Command {
     let mut cargo = shell::cargo();
     cargo.args(["build", "--release", "--locked", "--bins", "--target", &target()]);
-    for package in ["culvert-control", "culvert-agent", "culvert", "culvert-keeper", "culvert-cni"] {
+    for package in PROGRAMS {
         cargo.args(["--package", package]);
     }
     // The C code of the crypto library is compiled by this machine's compiler, with musl's headers instead of its own.
@@ -51,7 +80,8 @@ fn build(headers: &std::path::Path) -> Command {
     cargo.env(format!("CC_{name}"), "gcc").env(format!("CFLAGS_{name}"), flags);
     cargo.env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
     // The same sources give the same bytes wherever they lie.
-    let home = std::env::var("CARGO_HOME").unwrap_or_default();
+    let home = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo")));
+    let home = home.unwrap_or_else(|_| "/nonexistent".to_owned());
     let remap = format!("--remap-path-prefix={}=/culvert --remap-path-prefix={home}=/cargo", paths::root().display());
     cargo.env("RUSTFLAGS", remap);
     cargo
@@ -85,4 +115,24 @@ fn rust_library(consent: Consent) -> Result<()> {
         shell::run(shell::program("rustup").args(["target", "add", &target()]))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_needs_a_loader_is_told_from_one_that_does_not() {
+        let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert!(asks_for_a_loader(&own).unwrap(), "this test is linked with the machine's libraries");
+        // An ELF header and one program header, PT_LOAD.
+        let mut alone = vec![0_u8; 64 + 56];
+        alone[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        (alone[32], alone[54], alone[56], alone[64]) = (64, 56, 1, 1);
+        assert!(!asks_for_a_loader(&alone).unwrap());
+        alone[64] = 3;
+        assert!(asks_for_a_loader(&alone).unwrap());
+        assert!(asks_for_a_loader(&alone[..80]).is_ok() && asks_for_a_loader(&alone[..60]).is_err());
+        assert!(asks_for_a_loader(b"#!/bin/sh").is_err());
+    }
 }

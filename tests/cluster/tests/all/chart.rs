@@ -14,7 +14,7 @@ fn the_plain_manifests_are_what_the_chart_gives() -> Result<()> {
     assert!(linted.status.success(), "{}", String::from_utf8_lossy(&linted.stdout));
     let mut template = cluster.helm();
     template.args(["template", "culvert"]).arg(&chart);
-    template.args(["--namespace", "culvert-system", "--include-crds", "--kube-version", "1.31.0"]);
+    template.args(["--namespace", "culvert-system", "--include-crds", "--no-hooks", "--kube-version", "1.31.0"]);
     let rendered = template.output()?;
     assert!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
     let rendered = String::from_utf8(rendered.stdout)?;
