@@ -72,7 +72,6 @@ fn suites(wanted: &Arguments, consent: Consent, tally: &mut Tally) -> Result<()>
     tally.run("lab, kernel, end to end", &mut privileged)?;
     if wanted.filters.is_empty() {
         tally.note("the report in a browser", bench::look(consent));
-        tally.note("instruction counts", bench::counts(&programs, false, consent));
         fuzz::run(wanted.long, tally)?;
     }
     if wanted.long && wanted.filters.is_empty() {
@@ -118,9 +117,9 @@ fn close(wanted: &Arguments, tally: &Tally) -> Result<()> {
         println!("failed: {name}");
     }
     if wanted.fast {
-        println!("left out by --fast: the lab, kernel, end-to-end, fuzz and cluster tests, and instruction counts");
+        println!("left out by --fast: the lab, kernel, end-to-end, fuzz and cluster tests");
     } else if !wanted.mutants && !wanted.filters.is_empty() {
-        println!("left out, for words were given: the fuzz tests and instruction counts");
+        println!("left out, for words were given: the fuzz tests");
     }
     let on_a_cluster = wanted.long && wanted.filters.is_empty();
     if !(wanted.mutants || on_a_cluster) {

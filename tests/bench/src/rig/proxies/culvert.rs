@@ -73,10 +73,7 @@ pub(crate) fn add(pair: &Pair, more: &[&More], wanted: &Arguments) -> Result<()>
     let place = Place::of(pair, &wanted.bin_dir, wanted)?;
     place.write_more(more)?;
     more.iter().try_for_each(|one| place.enrol(&one.pod, &one.name))?;
-    more.iter().try_for_each(|one| {
-        let both = [&pair.client_node, &pair.server_node];
-        both.iter().try_for_each(|node| place.wait_until_one_is_known(node, &one.pod, &one.name))
-    })
+    more.iter().try_for_each(|one| place.wait_until_one_is_known(&one.pod, &one.name))
 }
 
 fn pods(pair: &Pair) -> [(&Pod, &'static str); 3] {
@@ -212,17 +209,13 @@ impl Place {
         }
     }
 
-    /// Both agents must know where all pods are.
+    /// Each pod's own agent must know it. In a large mesh the others learn of it when somebody calls.
     fn wait_until_known(&self, pair: &Pair) -> Result<()> {
-        for node in [&pair.client_node, &pair.server_node] {
-            for (pod, name) in pods(pair) {
-                self.wait_until_one_is_known(node, pod, name)?;
-            }
-        }
-        Ok(())
+        pods(pair).iter().try_for_each(|(pod, name)| self.wait_until_one_is_known(pod, name))
     }
 
-    fn wait_until_one_is_known(&self, node: &Node, pod: &Pod, name: &str) -> Result<()> {
+    fn wait_until_one_is_known(&self, pod: &Pod, name: &str) -> Result<()> {
+        let node = pod.node();
         let deadline = Instant::now() + self.patience;
         while !self.knows(node, pod, name) {
             if Instant::now() > deadline {
