@@ -35,6 +35,9 @@ pub(super) struct Session {
     /// The node's part of the snapshot; none while it is sent everything.
     part: Option<Part>,
     subscribed: BTreeSet<Kind>,
+    /// Generation of the markers that all subscribed types were sent last: the stream moves on without a word over what
+    /// does not concern its node.
+    told: u64,
     /// Nonces of responses that have not been answered.
     outstanding: BTreeMap<String, Kind>,
     nonces: u64,
@@ -86,6 +89,7 @@ impl Session {
     /// A stream of this node. In a mesh of more than `limit` workloads it is sent its own part only.
     pub(super) fn new(snapshot: Arc<Snapshot>, node: &str, limit: usize) -> Self {
         let mut session = Self {
+            told: snapshot.generation,
             snapshot,
             scope: Scope::new(node),
             limit,
@@ -147,7 +151,8 @@ impl Session {
         let changed = snapshot.since(self.snapshot.generation);
         let partial = self.is_partial(&snapshot);
         let followed = match (&self.part, &changed) {
-            (Some(_), Some(changed)) if partial && !self.scope.concerned(changed) => {
+            // A client that has not subscribed to all types yet would be told different generations of them.
+            (Some(_), Some(changed)) if partial && self.complete() && !self.scope.concerned(changed) => {
                 self.snapshot = snapshot;
                 return Vec::new();
             }
@@ -166,6 +171,7 @@ impl Session {
         };
         let held: Vec<_> = before.into_iter().map(|(kind, table)| (kind, Held::Sent(table, names(kind)))).collect();
         self.snapshot = Arc::clone(&snapshot);
+        self.told = snapshot.generation;
         held.iter().flat_map(|(kind, held)| self.state_of(*kind, held, Vec::new())).collect()
     }
 
@@ -199,11 +205,16 @@ impl Session {
         self.state_of(kind, &Held::Told(&request.initial_resource_versions), answered)
     }
 
-    /// Other addresses are asked for: workloads first, so that the marker behind the services finds all of it there.
+    /// Other addresses are asked for: workloads first, so that the marker behind the services finds all of it there. The
+    /// other types get markers as well where the stream has moved on without a word.
     fn widen(&mut self, new: BTreeSet<IpAddr>) -> Vec<DeltaDiscoveryResponse> {
-        let kinds = [Kind::Workload, Kind::Service].into_iter().filter(|kind| self.subscribed.contains(kind));
-        let before: Vec<_> = kinds.map(|kind| (kind, Held::Sent(self.table(kind), None))).collect();
+        let behind = self.told != self.snapshot.generation;
+        let others = Kind::ALL.into_iter().filter(|kind| behind && !is_scoped(*kind));
+        let kinds = others.chain([Kind::Workload, Kind::Service]).filter(|kind| self.subscribed.contains(kind));
+        let names = |kind: Kind| (!is_scoped(kind)).then(Vec::new);
+        let before: Vec<_> = kinds.map(|kind| (kind, Held::Sent(self.table(kind), names(kind)))).collect();
         self.part = self.part_of(&self.snapshot);
+        self.told = self.snapshot.generation;
         let answered: Vec<IpAddr> = new.into_iter().collect();
         before.iter().flat_map(|(kind, held)| self.state_of(*kind, held, answered.clone())).collect()
     }

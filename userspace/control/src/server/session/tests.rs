@@ -296,6 +296,43 @@ fn a_change_elsewhere_is_not_told_and_one_that_concerns_the_node_is() {
 }
 
 #[test]
+fn an_answer_after_changes_that_were_not_told_brings_all_types_to_its_generation() {
+    let before = Arc::new(Snapshot::new(7, &large(&PODS), &bundle()));
+    let mut session = Session::new(Arc::clone(&before), "n1", 4);
+    subscribe_all(&mut session);
+    let mut pods = PODS.to_vec();
+    pods.push(("db2", "n2", "10.0.0.5", "db"));
+    let after = Arc::new(before.next(&large(&pods), &bundle()).unwrap());
+    assert_eq!(session.advance(after), [], "it is nobody's here");
+    let responses = send(&mut session, &addresses(&["10.0.0.5"], &[]));
+    // An agent takes what it is told when all types stand at one generation, and would wait for the others for ever.
+    let types: BTreeSet<_> = responses.iter().map(|response| response.type_url.clone()).collect();
+    assert_eq!(types.len(), Kind::ALL.len());
+    for response in &responses {
+        let held = names(std::slice::from_ref(response), 8);
+        let expected = if response.type_url == Kind::Workload.type_url() { uids(&["db2"]) } else { vec![] };
+        assert_eq!(held, expected, "{}", response.type_url);
+    }
+    assert_eq!(last_marker(&responses).addresses, ["10.0.0.5".parse::<IpAddr>().unwrap()]);
+    answer_all(&mut session, &responses);
+    let again = send(&mut session, &addresses(&["10.0.0.4"], &[]));
+    assert_eq!(again.len(), 2, "the others stand there already");
+}
+
+#[test]
+fn before_all_types_are_subscribed_to_nothing_is_passed_over_in_silence() {
+    let before = Arc::new(Snapshot::new(7, &large(&PODS), &bundle()));
+    let mut session = Session::new(Arc::clone(&before), "n1", 4);
+    let responses = send(&mut session, &ask(Kind::Mesh));
+    answer_all(&mut session, &responses);
+    let mut pods = PODS.to_vec();
+    pods.push(("db2", "n2", "10.0.0.5", "db"));
+    let after = Arc::new(before.next(&large(&pods), &bundle()).unwrap());
+    let responses = session.advance(after);
+    assert_eq!(names(&responses, 8), Vec::<String>::new(), "the marker of the type that was sent");
+}
+
+#[test]
 fn a_mesh_that_grows_beyond_the_limit_is_taken_back_to_the_nodes_part_and_the_other_way_round() {
     let before = Arc::new(Snapshot::new(7, &large(&PODS[..4]), &bundle()));
     let mut session = Session::new(Arc::clone(&before), "n1", 4);
