@@ -19,6 +19,7 @@ mod credentials;
 mod local;
 mod peer;
 mod refusal;
+mod remembered;
 mod verifier;
 
 pub use bundles::{AuthorityError, BundleSet, TrustBundles};

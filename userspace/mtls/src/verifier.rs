@@ -20,7 +20,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use webpki::KeyUsage;
 
-use crate::{BundleSet, Refusal, TrustBundles, bundles::Held, config::provider};
+use crate::{BundleSet, Refusal, TrustBundles, bundles::Held, config::provider, remembered};
 
 /// How far a peer's clock may be ahead: an SVID that begins up to this much later than now is accepted.
 /// The end of an SVID is never stretched: it is the issuer's bound on what a stolen key is worth.
@@ -119,7 +119,7 @@ fn check_path(
     webpki::EndEntityCert::try_from(leaf)
         .map_err(bad)?
         .verify_for_usage(
-            provider().signature_verification_algorithms.all,
+            remembered::algorithms(),
             &anchors,
             signers,
             UnixTime::since_unix_epoch(since_epoch),
