@@ -374,6 +374,10 @@ fn other_bad_fields_are_named() {
     let service =
         message::Service { namespace: "shop".into(), name: "web".into(), ports: vec![port], ..Default::default() };
     assert_eq!(refused(Kind::Service, "shop/web", &service), ("ports[0].target".into(), "field_missing"));
+    let port =
+        message::ServicePort { target: Some(message::service_port::Target::Number(8080)), ..service.ports[0].clone() };
+    let service = message::Service { ports: vec![port.clone(), port], ..service };
+    assert_eq!(refused(Kind::Service, "shop/web", &service), ("ports[1].port".into(), "duplicate_entry"));
 }
 
 #[test]

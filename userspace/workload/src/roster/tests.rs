@@ -123,6 +123,7 @@ fn endpoints_are_ready_of_the_family_and_have_the_port_by_name() {
             Workload { ready: false, ..named("d", "10.0.0.4", 8080) },
             Workload { phase: Phase::Ended, ..named("e", "10.0.0.5", 8080) },
             Workload { services: vec![], ..named("f", "10.0.0.6", 8080) },
+            Workload { named_ports: [("admin".to_owned(), 8081)].into(), ..workload("g", "10.0.0.7") },
         ],
         vec![service(&["10.96.0.1"], TargetPort::Name("web".into()))],
     );
