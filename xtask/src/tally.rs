@@ -19,6 +19,8 @@ pub(crate) struct Tally {
     pub(crate) left_out: u64,
     /// What failed, by name.
     pub(crate) names: Vec<String>,
+    /// Why tests in sandboxes failed, in their own words: those stand far above the end of a long output.
+    pub(crate) reasons: Vec<String>,
 }
 
 impl Tally {
@@ -26,6 +28,9 @@ impl Tally {
     pub(crate) fn read(&mut self, line: &str) {
         if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
             self.names.push(name.to_owned());
+        }
+        if let Some(reason) = line.strip_prefix("| culvert-lab: ").filter(|said| said.contains(" fails: ")) {
+            self.reasons.push(reason.to_owned());
         }
         let Some(result) = line.strip_prefix("test result: ") else { return };
         let counts = result.split_once(". ").map_or("", |(_, counts)| counts);
@@ -90,12 +95,16 @@ mod tests {
             "running 3 tests",
             "test one ... ok",
             "test two::three ... FAILED",
+            "| test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 4 filtered out; finished in 0.00s",
+            "| culvert-lab: two::three fails: nobody answers",
+            "| culvert-lab: body of four ran to its end",
             "test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 4 filtered out; finished in 0.00s",
             "test result: ok. 8 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.58s",
         ] {
             tally.read(line);
         }
-        assert_eq!(tally, Tally { passed: 9, failed: 1, left_out: 1, names: vec!["two::three".to_owned()] });
+        let (names, reasons) = (vec!["two::three".to_owned()], vec!["two::three fails: nobody answers".to_owned()]);
+        assert_eq!(tally, Tally { passed: 9, failed: 1, left_out: 1, names, reasons });
     }
 
     #[test]

@@ -113,7 +113,7 @@ fn after_dashes(wanted: &Arguments) -> Vec<&str> {
 
 fn close(wanted: &Arguments, tally: &Tally) -> Result<()> {
     println!();
-    for name in &tally.names {
+    for name in tally.names.iter().chain(&tally.reasons) {
         println!("failed: {name}");
     }
     if wanted.fast {

@@ -272,6 +272,10 @@ fn running_pods_are_taken_when_their_namespace_is_labelled_and_let_go_when_it_is
             let pod = mesh.pod(name)?;
             wait_until("its rules are gone", Duration::from_secs(5), || Ok(rules(pod)? == 0))?;
         }
+        // Rules go first, steering last: until both are gone a pod that is no longer held takes no new connection.
+        wait_until("both pods are withdrawn", Duration::from_secs(5), || {
+            Ok(mesh.agents.values().all(|agent| agent.process.log().contains("pod withdrawn")))
+        })?;
         let mut after = connect(&from, to)?;
         ping(&mut after, b"after the label")
     })

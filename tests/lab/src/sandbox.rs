@@ -22,6 +22,9 @@ pub const BPFFS: &str = "/run/bpf";
 /// Set inside the sandbox; its value is the word that proves that a test's body ran.
 const MARK: &str = "CULVERT_LAB_SANDBOX";
 
+/// How lines of the sandbox itself begin; `cargo xtask test` repeats those that say why a test fails.
+const SAYS: &str = "culvert-lab:";
+
 /// Seconds a test may take; overrides the default for slow machines.
 const TIMEOUT: &str = "CULVERT_LAB_TIMEOUT";
 const DEFAULT_TIMEOUT: u64 = 180;
@@ -76,14 +79,15 @@ fn run_inside(name: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
             Ok(())
         }
         Err(error) => {
-            println!("{}", report::operators_view());
+            // First and last: the view between them is long, and may be cut where it is shown.
+            println!("\n{SAYS} {name} fails: {error:#}\n{}", report::operators_view());
             Err(error)
         }
     }
 }
 
 fn proof(name: &str) -> String {
-    format!("culvert-lab: body of {name} ran to its end")
+    format!("{SAYS} body of {name} ran to its end")
 }
 
 fn run_outside(name: &str, limit: Option<Duration>) -> Result<()> {
@@ -95,7 +99,8 @@ fn run_outside(name: &str, limit: Option<Duration>) -> Result<()> {
     let ended = wait(child, limit.unwrap_or_else(default_limit));
     let printed = std::fs::read(&log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let _ = std::fs::remove_file(&log);
-    print!("{printed}");
+    // Not to be taken for lines of the test program outside, which are counted.
+    printed.lines().for_each(|line| println!("| {line}"));
     let status = ended.with_context(|| format!("test {name}"))?;
     if !status.success() {
         bail!("{name} failed in its sandbox ({status}); its output is above");
