@@ -14,7 +14,7 @@ use std::{
 };
 
 use culvert_policy::{AuthorizationPolicy, PeerAuthentication, PolicyName};
-use culvert_workload::{Mesh, Service, ServiceName, Workload, WorkloadUid};
+use culvert_workload::{Mesh, Service, ServiceName, SharedMap, Workload, WorkloadUid};
 
 use crate::{
     catalog::{Catalog, Held},
@@ -32,7 +32,7 @@ pub struct State {
     /// Settings of the mesh.
     pub mesh: Mesh,
     /// All pods. Records that did not change are the same objects in the next state.
-    pub workloads: BTreeMap<WorkloadUid, Arc<Workload>>,
+    pub workloads: SharedMap<WorkloadUid, Arc<Workload>>,
     /// All services.
     pub services: Arc<BTreeMap<ServiceName, Service>>,
     /// All AuthorizationPolicies, those that refuse for want of sense included.

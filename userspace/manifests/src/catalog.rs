@@ -4,8 +4,9 @@ mod gather;
 mod header;
 mod live;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
+use culvert_workload::SharedMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -55,7 +56,7 @@ pub struct Held {
 /// All objects by key.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Catalog {
-    held: BTreeMap<ObjectKey, Arc<Held>>,
+    held: SharedMap<ObjectKey, Arc<Held>>,
     /// `None`: it comes from files.
     live: Option<Live>,
 }
@@ -114,6 +115,10 @@ impl Catalog {
 
     /// What to keep on disk.
     pub fn saved(&self) -> Vec<SavedObject> {
+        // An API server keeps its objects itself.
+        if self.live.is_some() {
+            return Vec::new();
+        }
         let save = |held: &Held| {
             let value = held.value.clone()?;
             Some(SavedObject { file: held.origin.file.clone(), line: held.origin.line, value })

@@ -157,7 +157,7 @@ impl Owner {
                 self.publish();
             }
             let (catalog, overrides) = (&self.catalog, &self.sources.overrides);
-            self.review.look(|| (Arc::clone(catalog), overrides.clone(), in_force(catalog, &self.reported)));
+            self.review.look(|| (Arc::clone(catalog), overrides.clone(), self.reported.clone()));
         }
     }
 
@@ -303,11 +303,14 @@ impl Owner {
 
 /// Records that came out the same become the same objects: they are compared by address from then on.
 fn share(before: &State, state: &mut State) {
-    for (uid, workload) in &mut state.workloads {
-        if let Some(old) = before.workloads.get(uid).filter(|old| *old == workload) {
-            *workload = Arc::clone(old);
+    let mut shared = before.workloads.clone();
+    for (uid, now) in state.workloads.changes_since(&before.workloads, |_, _| false) {
+        match now {
+            Some(workload) => drop(shared.insert(uid.clone(), Arc::clone(workload))),
+            None => drop(shared.remove(uid)),
         }
     }
+    state.workloads = shared;
 }
 
 /// Each complaint is logged when it appears, not at every read of the directory.

@@ -4,14 +4,14 @@ mod changes;
 mod touched;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     net::IpAddr,
     sync::Arc,
 };
 
 use culvert_manifests::State;
 use culvert_wire::{Kind, Resource, TrustBundle};
-use culvert_workload::{Mesh, Protocol, Roster, ServiceName, Workload, WorkloadUid};
+use culvert_workload::{Mesh, Protocol, Roster, ServiceName, SharedMap, Workload, WorkloadUid};
 use prost_types::Any;
 use sha2::{Digest, Sha256};
 
@@ -48,7 +48,7 @@ pub struct Strays {
 }
 
 /// The resources of one type by name.
-pub type Table = BTreeMap<Arc<str>, Arc<Entry>>;
+pub type Table = SharedMap<Arc<str>, Arc<Entry>>;
 
 /// The names that one generation changed.
 pub type Names = HashMap<Kind, Vec<Arc<str>>>;
@@ -82,7 +82,7 @@ impl Snapshot {
     /// The first one.
     pub fn new(generation: u64, state: &State, bundle: &TrustBundle) -> Self {
         let nothing = State {
-            workloads: BTreeMap::new(),
+            workloads: SharedMap::default(),
             services: Arc::default(),
             authorization: Arc::default(),
             authentication: Arc::default(),
@@ -168,7 +168,7 @@ impl Snapshot {
         let mut names = Names::new();
         let mut roster = self.roster.edit();
         roster.set_cluster_ranges(&state.mesh.cluster_ranges);
-        for (uid, now) in diff(&before.workloads, &state.workloads, Arc::ptr_eq) {
+        for (uid, now) in state.workloads.changes_since(&before.workloads, Arc::ptr_eq) {
             if let Some(old) = before.workloads.get(uid) {
                 edit_node(&mut self.by_node, &old.node, |uids| uids.remove(uid));
             }
@@ -233,7 +233,6 @@ impl Snapshot {
     /// Puts a resource into its table, or takes it out; gives its name.
     fn set(&mut self, kind: Kind, name: &str, resource: Option<Resource>) -> Arc<str> {
         let name: Arc<str> = name.into();
-        // Copied once per generation, when the one before still has it.
         let table = Arc::make_mut(self.tables.entry(kind).or_default());
         match resource.map(|resource| resource.encode()) {
             Some(body) => drop(table.insert(Arc::clone(&name), Arc::new(Entry { version: version(&body), body }))),

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use culvert_workload::{Mesh, Phase, Protocol, Service, ServiceName, Workload, WorkloadUid};
+use culvert_workload::{Mesh, Phase, Protocol, Service, ServiceName, SharedMap, Workload, WorkloadUid};
 
 use super::{View, backends::Members};
 use crate::{
@@ -178,7 +178,7 @@ fn protocol(view: &mut View<'_>, key: &ObjectKey, held: &Held, pod: &PodObject) 
 }
 
 /// The addresses that live pods claim, with the pods that do.
-pub(super) fn claims(workloads: &BTreeMap<WorkloadUid, Arc<Workload>>) -> BTreeMap<IpAddr, BTreeSet<&WorkloadUid>> {
+pub(super) fn claims(workloads: &SharedMap<WorkloadUid, Arc<Workload>>) -> BTreeMap<IpAddr, BTreeSet<&WorkloadUid>> {
     let mut claims: BTreeMap<IpAddr, BTreeSet<&WorkloadUid>> = BTreeMap::new();
     for workload in workloads.values().filter(|workload| !workload.host_network && workload.phase != Phase::Ended) {
         for address in &workload.addresses {

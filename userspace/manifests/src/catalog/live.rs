@@ -80,8 +80,9 @@ impl Catalog {
     }
 
     fn fall_back(&mut self, key: &ObjectKey, origin: &Origin, stand_in: Option<kinds::Object>) -> &'static str {
-        if let Some(held) = self.held.get_mut(key).filter(|held| held.standing != Standing::Invalid) {
-            Arc::make_mut(held).standing = Standing::LastGood;
+        if let Some(held) = self.held.get(key).filter(|held| held.standing != Standing::Invalid) {
+            let held = Held { standing: Standing::LastGood, ..(**held).clone() };
+            self.held.insert(key.clone(), Arc::new(held));
             return "its last good version stays in force";
         }
         match stand_in {

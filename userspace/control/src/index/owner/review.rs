@@ -1,14 +1,15 @@
 //! What is wrong with objects only beside others, found out beside the queue: it takes a look at all of them, and says
 //! nothing that agents wait for.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use culvert_manifests::{Assembly, Catalog, Complaint, MeshOverrides, assemble};
-use culvert_workload::WorkloadUid;
 use tokio::{
     task::JoinHandle,
     time::{self, Instant},
 };
+
+use super::{Reported, in_force};
 
 /// Pause before a review, at least: changes that come together are looked at together.
 const TOGETHER: Duration = Duration::from_millis(200);
@@ -16,7 +17,7 @@ const TOGETHER: Duration = Duration::from_millis(200);
 const PART: u32 = 20;
 
 /// What a review looks at.
-type Matter = (Arc<Catalog>, MeshOverrides, BTreeMap<WorkloadUid, Vec<IpAddr>>);
+type Matter = (Arc<Catalog>, MeshOverrides, Reported);
 
 /// Reviews, one at a time.
 #[derive(Debug, Default)]
@@ -50,7 +51,7 @@ impl Review {
         let (catalog, overrides, reported) = matter();
         self.running = Some(tokio::task::spawn_blocking(move || {
             let begun = std::time::Instant::now();
-            let Assembly { complaints, .. } = assemble(&catalog, &overrides, &reported);
+            let Assembly { complaints, .. } = assemble(&catalog, &overrides, &in_force(&catalog, &reported));
             (complaints, begun.elapsed())
         }));
     }
