@@ -72,6 +72,7 @@ fn suites(wanted: &Arguments, consent: Consent, tally: &mut Tally) -> Result<()>
     tally.run("lab, kernel, end to end", &mut privileged)?;
     if wanted.filters.is_empty() {
         tally.note("the report in a browser", bench::look(consent));
+        tally.note("instruction counts", bench::counts(&programs, false, consent));
         fuzz::run(wanted.long, tally)?;
     }
     if wanted.long && wanted.filters.is_empty() {

@@ -74,8 +74,8 @@ pub(crate) struct Arguments {
     /// Time only while the host has the cores there; after a while it is done all the same.
     #[arg(long)]
     cores: Option<crate::pulse::Distance>,
-    /// More arguments of culvert's agents, separated by spaces.
-    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    /// More arguments of culvert's agents, separated by spaces. Without: no line per connection, as with the rivals.
+    #[arg(long, default_value = "--log info,access=off", allow_hyphen_values = true)]
     agent_args: String,
     /// Fail when a ratio is worse than the one that this document has.
     #[arg(long)]

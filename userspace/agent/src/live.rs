@@ -13,6 +13,7 @@ use culvert_identity::SpiffeId;
 use culvert_policy::Connection;
 use culvert_tunnel::Revoker;
 use culvert_workload::WorkloadUid;
+use foldhash::fast::RandomState;
 
 use crate::{
     outcome::{Flow, Record},
@@ -54,7 +55,7 @@ pub enum Ground {
 /// The open connections of one pod.
 #[derive(Debug, Default)]
 pub struct LiveTable {
-    connections: Mutex<HashMap<u64, Arc<Live>>>,
+    connections: Mutex<HashMap<u64, Arc<Live>, RandomState>>,
     next: AtomicU64,
 }
 
@@ -141,7 +142,7 @@ impl LiveTable {
         self.all().iter().filter(|live| verdict(live).is_some_and(|reason| live.revoke(reason))).count()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Live>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Live>, RandomState>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,5 +1,6 @@
 //! Prometheus metrics: Istio's TCP set under its own names and labels, and what the agent adds.
 
+mod kin;
 mod observed;
 mod own;
 mod tcp;

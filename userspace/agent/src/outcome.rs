@@ -85,7 +85,7 @@ pub struct Flow {
 }
 
 impl Flow {
-    fn new(direction: Direction) -> Self {
+    pub(crate) fn new(direction: Direction) -> Self {
         let counted = AtomicU64::new;
         Self { meter: Arc::default(), direction, counted_from_client: counted(0), counted_to_client: counted(0) }
     }

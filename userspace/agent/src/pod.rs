@@ -187,9 +187,9 @@ impl Objection {
 /// ones, so that every later change finds it there.
 pub(crate) fn still_leads(snapshot: &Snapshot, ground: &Ground) -> bool {
     match ground {
-        Ground::Destination { address, workload, identity } => snapshot
-            .holder(address.ip())
-            .is_none_or(|holder| holder.uid == *workload && holder.identity().as_ref() == Some(identity)),
+        Ground::Destination { address, workload, identity } => {
+            snapshot.holder(address.ip()).is_none_or(|holder| holder.uid == *workload && holder.is(identity))
+        }
         Ground::NotEnrolled(address) => !matches!(snapshot.roster.lookup(address.ip()), Found::Enrolled(_)),
         Ground::Allowed(_) | Ground::Itself => true,
     }
@@ -201,7 +201,7 @@ fn objection(judge: &Judge, snapshot: &Snapshot, ground: &Ground) -> Option<Obje
         Ground::Destination { address, workload, identity } => match snapshot.holder(address.ip()) {
             // Gone from the roster: the peer itself ends what has to end.
             None => None,
-            Some(holder) if holder.uid == *workload && holder.identity().as_ref() == Some(identity) => None,
+            Some(holder) if holder.uid == *workload && holder.is(identity) => None,
             Some(_) => Some(Objection::Moved("the destination's address belongs to another workload")),
         },
         Ground::NotEnrolled(_) | Ground::Itself => None,

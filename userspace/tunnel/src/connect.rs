@@ -4,6 +4,7 @@
 //! bad authority refuses a request. The other headers are hearsay, never used for a decision about access, so what
 //! cannot be read is treated as absent; all of them are bounded.
 
+mod address;
 mod authority;
 mod baggage;
 mod forwarded;
@@ -11,6 +12,7 @@ mod traceparent;
 
 use std::sync::Arc;
 
+pub use address::AddressText;
 pub use authority::{Authority, AuthorityError, Host};
 pub use baggage::{Baggage, WorkloadKind};
 pub use forwarded::Forwarded;

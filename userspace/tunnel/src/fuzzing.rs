@@ -4,15 +4,17 @@
 use std::{
     cell::RefCell,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use crate::{
-    connect::{Authority, Baggage, ConnectRequest},
+    connect::{Authority, ConnectRequest},
     http2::{
         frame::{Head, PREFACE, put_settings},
         headers::Heading,
         hpack::{self, Decoder},
+        remembered::Heard,
         session::{Asked, Given, Near, Role, Session},
     },
     limits::{Held, Limits},
@@ -72,10 +74,10 @@ pub fn header_block(bytes: &[u8]) {
     }
     for limit in [100, 1 << 16] {
         if let Ok(heading) = Heading::read(&mut Decoder::default(), bytes, limit) {
-            let _ = heading.request();
+            let _ = heading.request(&mut Heard::default());
         }
         if let Ok(heading) = Heading::read(&mut Decoder::default(), bytes, limit) {
-            let _ = heading.answer();
+            let _ = heading.answer(&mut Heard::default());
         }
     }
 }
@@ -153,7 +155,7 @@ impl Talk {
             match n % 4 {
                 0 => self.session.refuse(id, 401),
                 _ => {
-                    let _ = self.session.accept(id, &Baggage::default());
+                    let _ = self.session.accept(id, &Arc::default());
                     self.session.attach(id, Box::new(App { room: n % 17, ..App::default() }));
                     self.streams.push(id);
                 }

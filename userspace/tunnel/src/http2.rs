@@ -7,6 +7,7 @@ pub(crate) mod frame;
 pub(crate) mod headers;
 pub(crate) mod hpack;
 pub(crate) mod reader;
+pub(crate) mod remembered;
 pub(crate) mod session;
 
 /// HTTP/2 error codes (RFC 9113 section 7) that we send or tell apart.

@@ -30,7 +30,7 @@ mod tls;
 mod tunnel;
 mod turns;
 
-pub use connect::{Authority, Baggage, ConnectRequest, Forwarded, Host, Traceparent};
+pub use connect::{AddressText, Authority, Baggage, ConnectRequest, Forwarded, Host, Traceparent};
 pub use error::{Blame, OpenError, ServeError, StreamError};
 pub use handshake::HandshakeError;
 pub use key::{Generation, Local, Peer, Route, TunnelKey};

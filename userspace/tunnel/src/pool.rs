@@ -15,6 +15,7 @@ use std::{
 };
 
 use culvert_identity::SpiffeId;
+use foldhash::fast::RandomState;
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
@@ -50,7 +51,7 @@ struct Inner {
     limits: Limits,
     proofs: Arc<Proofs>,
     watch: Option<Rc<dyn DialWatch>>,
-    groups: RefCell<HashMap<TunnelKey, Group>>,
+    groups: RefCell<HashMap<TunnelKey, Group, RandomState>>,
     draining: Cell<bool>,
 }
 

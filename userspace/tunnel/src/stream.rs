@@ -5,6 +5,7 @@ use std::{
     fmt,
     future::poll_fn,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -21,7 +22,7 @@ use crate::{
 pub struct TunnelStream {
     seated: Seated,
     id: u32,
-    answer: Option<Box<Baggage>>,
+    answer: Option<Arc<Baggage>>,
     answered: bool,
 }
 
@@ -77,7 +78,7 @@ impl TunnelStream {
     }
 
     /// Answers 200.
-    pub(crate) fn accept(&mut self, about: &Baggage) -> Result<(), StreamError> {
+    pub(crate) fn accept(&mut self, about: &Arc<Baggage>) -> Result<(), StreamError> {
         if let Poll::Ready(why) = self.seated.poll_ended(&mut Context::from_waker(Waker::noop())) {
             return Err(why);
         }

@@ -156,6 +156,11 @@ impl Workload {
     pub fn identity(&self) -> Option<SpiffeId> {
         SpiffeId::of_service_account(&self.trust_domain, &self.namespace, &self.service_account).ok()
     }
+
+    /// Whether that is its identity.
+    pub fn is(&self, identity: &SpiffeId) -> bool {
+        identity.is_of_service_account(&self.trust_domain, &self.namespace, &self.service_account)
+    }
 }
 
 impl ServiceName {

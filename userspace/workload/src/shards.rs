@@ -3,44 +3,49 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash},
+    hash::{BuildHasher as _, Hash},
     sync::Arc,
 };
+
+use foldhash::fast::RandomState;
 
 /// A roster of 10,000 workloads has about 40 entries per shard: a change copies those.
 const SHARDS: usize = 256;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Shards<K, V> {
-    shards: Vec<Arc<HashMap<K, V>>>,
+    shards: Vec<Arc<HashMap<K, V, RandomState>>>,
+    /// Chooses the shard; all copies of a map choose the same.
+    hasher: RandomState,
     len: usize,
 }
 
 impl<K, V> Default for Shards<K, V> {
     fn default() -> Self {
-        Self { shards: vec![Arc::default(); SHARDS], len: 0 }
+        Self { shards: vec![Arc::default(); SHARDS], hasher: RandomState::default(), len: 0 }
     }
-}
-
-fn place<K: Hash>(key: &K) -> usize {
-    let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(key);
-    // The remainder is below SHARDS and fits.
-    (hash % SHARDS as u64) as usize
 }
 
 impl<K: Hash + Eq + Clone, V: Clone> Shards<K, V> {
+    fn place(&self, key: &K) -> usize {
+        // The remainder is below SHARDS and fits.
+        (self.hasher.hash_one(key) % SHARDS as u64) as usize
+    }
+
     pub(crate) fn get(&self, key: &K) -> Option<&V> {
-        self.shards[place(key)].get(key)
+        self.shards[self.place(key)].get(key)
     }
 
     pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
-        let old = Arc::make_mut(&mut self.shards[place(&key)]).insert(key, value);
+        let place = self.place(&key);
+        let old = Arc::make_mut(&mut self.shards[place]).insert(key, value);
         self.len += usize::from(old.is_none());
         old
     }
 
     pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
-        let shard = &mut self.shards[place(key)];
+        let place = self.place(key);
+        let shard = &mut self.shards[place];
         if !shard.contains_key(key) {
             return None;
         }
@@ -54,7 +59,8 @@ impl<K: Hash + Eq + Clone, V: Clone> Shards<K, V> {
     where
         V: Default,
     {
-        let shard = Arc::make_mut(&mut self.shards[place(key)]);
+        let place = self.place(key);
+        let shard = Arc::make_mut(&mut self.shards[place]);
         let had = shard.contains_key(key);
         let keep = change(shard.entry(key.clone()).or_default());
         if !keep {

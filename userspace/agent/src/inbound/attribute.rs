@@ -171,8 +171,7 @@ fn describe(worker: &Worker, offered: &mut Offered, destination: SocketAddr) {
         // For the next connection's labels: nothing that is decided here waits for it.
         worker.shared.current.need(&snapshot, source);
         // The label follows the address only where the proven identity says the same.
-        if let Some(source) = snapshot.holder(source).filter(|w| w.identity().as_ref() == Some(&offer.peer().identity))
-        {
+        if let Some(source) = snapshot.holder(source).filter(|workload| workload.is(&offer.peer().identity)) {
             record.src.known(source);
         }
         let named = offer.request().forwarded.host.as_deref();

@@ -7,12 +7,14 @@ use std::{
 };
 
 use culvert_workload::Workload;
+use foldhash::fast::RandomState;
 use prometheus_client::{
     encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
+use super::kin::Kindred;
 use crate::outcome::{Direction, Flow, Kind, Party, Record, Step, Transport};
 
 /// Label names, in the order in which [`labels`] gives their values.
@@ -98,9 +100,16 @@ pub struct Tcp {
     received: Family<Labels, Counter>,
     sockets: [Gauge; 2],
     series: usize,
-    known: Mutex<HashMap<Labels, Arc<Series>>>,
+    known: Mutex<Known>,
     /// By the flow's address, which the weak reference keeps from being given to another one.
-    live: Mutex<HashMap<usize, Growing>>,
+    live: Mutex<HashMap<usize, Growing, RandomState>>,
+}
+
+/// The series so far, by their labels and by what labels are made of.
+#[derive(Debug, Default)]
+struct Known {
+    by_labels: HashMap<Labels, Arc<Series>, RandomState>,
+    kindred: Kindred,
 }
 
 impl Tcp {
@@ -189,19 +198,23 @@ impl Tcp {
         if self.series == 0 {
             return None;
         }
-        let labels = labels(record);
         let mut known = lock(&self.known);
-        if let Some(series) = known.get(&labels) {
-            return Some(series.clone());
-        }
-        let labels = if known.len() < self.series {
-            labels
-        } else {
-            let other: Arc<str> = "other".into();
-            Labels(NAMES.iter().map(|_| other.clone()).collect())
-        };
-        Some(known.entry(labels.clone()).or_insert_with(|| Arc::new(Series::new(labels))).clone())
+        let Known { by_labels, kindred } = &mut *known;
+        Some(kindred.find(record, || find(by_labels, labels(record), self.series)))
     }
+}
+
+fn find(known: &mut HashMap<Labels, Arc<Series>, RandomState>, labels: Labels, most: usize) -> Arc<Series> {
+    if let Some(series) = known.get(&labels) {
+        return series.clone();
+    }
+    let labels = if known.len() < most {
+        labels
+    } else {
+        let other: Arc<str> = "other".into();
+        Labels(NAMES.iter().map(|_| other.clone()).collect())
+    };
+    known.entry(labels.clone()).or_insert_with(|| Arc::new(Series::new(labels))).clone()
 }
 
 impl Series {
@@ -242,14 +255,14 @@ fn labels(record: &Record) -> Labels {
     Labels(values.into())
 }
 
-fn mutual(record: &Record) -> bool {
+pub(super) fn mutual(record: &Record) -> bool {
     record.transport == Transport::Hbone
 }
 
 fn party(values: &mut Vec<Arc<str>>, party: &Party) {
     let unknown = word(UNKNOWN);
     let record = party.record.as_deref();
-    let label = |names: &[&str]| record.and_then(|record| find(record, names));
+    let label = |names: &[&str]| record.and_then(|record| label_of(record, names));
     let name = party.workload.clone().unwrap_or_else(|| unknown.clone());
     let canonical = label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
     let revision = label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
@@ -266,12 +279,12 @@ fn party(values: &mut Vec<Arc<str>>, party: &Party) {
     values.push(unknown);
 }
 
-fn find(workload: &Workload, names: &[&str]) -> Option<Arc<str>> {
+fn label_of(workload: &Workload, names: &[&str]) -> Option<Arc<str>> {
     names.iter().find_map(|name| workload.labels.get(*name)).map(|value| value.as_str().into())
 }
 
 /// Envoy's response flags, as ztunnel uses them.
-fn flags(record: &Record) -> &'static str {
+pub(super) fn flags(record: &Record) -> &'static str {
     match (record.outcome, record.step) {
         (Kind::Denied | Kind::Revoked, _) => "DENY",
         (Kind::Failed, Some(Step::Handshake)) => "TLS_FAILURE",

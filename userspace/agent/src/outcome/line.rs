@@ -1,8 +1,9 @@
 //! A connection's line in the log for people: the same words in the same order as `tracing` would write them, without
 //! asking each field how it wants to be shown. A tenth of a connection's cost went there.
 
-use std::{fmt::Display, io::Write};
+use std::{fmt::Display, io::Write, net::SocketAddr};
 
+use culvert_tunnel::AddressText;
 use jiff::Timestamp;
 
 use super::{Blame, Direction, Record, Step};
@@ -38,13 +39,13 @@ pub(crate) fn put(text: &mut Vec<u8>, record: &Record, level: Level, message: &s
     line.quoted("reason", record.reason.as_deref());
     line.quoted("policy", record.policy.as_deref());
     line.plain("rule", record.rule);
-    line.plain("src.addr", Some(record.src.addr));
+    line.address("src.addr", Some(record.src.addr));
     line.quoted("src.workload", record.src.workload.as_deref());
     line.quoted("src.namespace", record.src.namespace.as_deref());
     line.quoted("src.identity", record.src.identity.as_deref());
-    line.plain("dst.addr", Some(record.dst.addr));
-    line.plain("dst.hbone_addr", record.hbone_addr);
-    line.plain("dst.original", record.original_dst);
+    line.address("dst.addr", Some(record.dst.addr));
+    line.address("dst.hbone_addr", record.hbone_addr);
+    line.address("dst.original", record.original_dst);
     line.quoted("dst.service", record.service.as_deref());
     line.quoted("dst.workload", record.dst.workload.as_deref());
     line.quoted("dst.namespace", record.dst.namespace.as_deref());
@@ -56,7 +57,9 @@ pub(crate) fn put(text: &mut Vec<u8>, record: &Record, level: Level, message: &s
     line.quoted("step", record.step.map(Step::word));
     line.quoted("blame", record.blame.map(Blame::word));
     if let Some(trace) = record.trace {
-        let _ = write!(line.0, " trace=\"{trace}\"");
+        line.0.extend_from_slice(b" trace=\"");
+        line.0.extend_from_slice(&trace.text());
+        line.0.push(b'"');
     }
     line.quoted("error", record.error.as_deref());
     text.push(b'\n');
@@ -75,6 +78,13 @@ impl Line<'_> {
             self.0.push(b'"');
         } else {
             let _ = write!(self.0, "{value:?}");
+        }
+    }
+
+    fn address(&mut self, name: &str, value: Option<SocketAddr>) {
+        if let Some(value) = value {
+            self.name(name);
+            self.0.extend_from_slice(AddressText::of(value).as_str().as_bytes());
         }
     }
 

@@ -244,7 +244,7 @@ impl Party {
 }
 
 impl Record {
-    pub(super) fn new(direction: Direction, source: SocketAddr, destination: SocketAddr, now: SystemTime) -> Self {
+    pub(crate) fn new(direction: Direction, source: SocketAddr, destination: SocketAddr, now: SystemTime) -> Self {
         Self {
             time: Moment(now),
             direction,

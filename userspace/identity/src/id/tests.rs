@@ -56,6 +56,27 @@ fn a_spiffe_id_is_read_exactly_or_refused_for_its_first_fault() {
 }
 
 #[test]
+fn an_identity_is_recognised_without_being_made() {
+    let names = ["a", "b", "ab", "a/sa/b", "", "x"];
+    for domain in ["a", "a.b", "b"].map(|name| TrustDomain::parse(name).unwrap()) {
+        for id in [
+            "spiffe://a/ns/a/sa/b",
+            "spiffe://a.b/ns/ab/sa/a",
+            "spiffe://a/ns/a/sa/b/sa/x",
+            "spiffe://a",
+            "spiffe://a/b",
+        ] {
+            let id = SpiffeId::parse(id).unwrap();
+            for (namespace, account) in names.iter().flat_map(|one| names.map(|other| (*one, other))) {
+                let made = SpiffeId::of_service_account(&domain, namespace, account);
+                let is = id.is_of_service_account(&domain, namespace, account);
+                assert_eq!(is, made.as_ref() == Ok(&id), "{id} and {domain}, {namespace}, {account}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_service_account_is_known_only_by_the_exact_layout() {
     let account =
         |text| SpiffeId::parse(text).unwrap().service_account().map(|(ns, sa)| (ns.to_owned(), sa.to_owned()));

@@ -6,6 +6,8 @@ use std::{
     str::FromStr,
 };
 
+use super::AddressText;
+
 /// Longest host name, in bytes (RFC 1035 section 2.3.4).
 const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;
@@ -122,6 +124,16 @@ fn is_label(label: &str) -> bool {
 impl From<SocketAddr> for Authority {
     fn from(address: SocketAddr) -> Self {
         Self { host: Host::Ip(address.ip().to_canonical()), port: address.port() }
+    }
+}
+
+impl Authority {
+    /// The value of `:authority`.
+    pub(crate) fn to_header(&self) -> String {
+        match &self.host {
+            Host::Ip(ip) => AddressText::of(SocketAddr::new(*ip, self.port)).as_str().to_owned(),
+            Host::Name(_) => self.to_string(),
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! `forwarded` (RFC 7239): on whose behalf a stream is opened.
 
-use std::{fmt::Write, net::SocketAddr};
+use std::net::SocketAddr;
 
-use super::authority::is_name;
+use super::{AddressText, authority::is_name};
 
 /// More than this is not looked at, in bytes.
 const MAX_TEXT: usize = 1024;
@@ -44,13 +44,13 @@ impl Forwarded {
 
     /// The header's value, or nothing when there is nothing to say.
     pub fn to_header(&self) -> Option<String> {
-        let mut text = String::new();
+        let mut text = String::with_capacity(64);
         if let Some(client) = self.client {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "for=\"{client}\"");
+            ["for=\"", AddressText::of(client).as_str(), "\""].into_iter().for_each(|part| text.push_str(part));
         }
         if let Some(host) = &self.host {
-            let _ = write!(text, "{}host={host}", if text.is_empty() { "" } else { ";" });
+            let between = if text.is_empty() { "" } else { ";" };
+            [between, "host=", host].into_iter().for_each(|part| text.push_str(part));
         }
         (!text.is_empty()).then_some(text)
     }

@@ -23,10 +23,20 @@ impl Traceparent {
         if !dashes || !text.is_ascii() || &text[..2] != "00" {
             return None;
         }
-        let trace = u128::from_str_radix(hex(&text[3..35])?, 16).ok()?;
-        let parent = u64::from_str_radix(hex(&text[36..52])?, 16).ok()?;
-        let flags = u8::from_str_radix(hex(&text[53..55])?, 16).ok()?;
+        let trace = number(&bytes[3..35])?;
+        let parent = u64::try_from(number(&bytes[36..52])?).ok()?;
+        let flags = u8::try_from(number(&bytes[53..55])?).ok()?;
         (trace != 0 && parent != 0).then_some(Self { trace, parent, flags })
+    }
+
+    /// Its 55 characters.
+    pub fn text(self) -> [u8; LEN] {
+        let mut text = [b'-'; LEN];
+        text[..2].copy_from_slice(b"00");
+        put(&mut text[3..35], self.trace);
+        put(&mut text[36..52], self.parent.into());
+        put(&mut text[53..55], self.flags.into());
+        text
     }
 
     /// A new trace, not sampled.
@@ -35,14 +45,30 @@ impl Traceparent {
     }
 }
 
-/// The text, if it is nothing but lower-case hexadecimal digits (`from_str_radix` would accept a sign).
-fn hex(text: &str) -> Option<&str> {
-    text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')).then_some(text)
+/// What at most 32 digits in small letters say; nothing else is allowed (section 3.2.2).
+fn number(digits: &[u8]) -> Option<u128> {
+    digits.iter().try_fold(0, |number, digit| {
+        let value = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        Some(number << 4 | u128::from(value))
+    })
+}
+
+/// The digits of a number, as many as there is room for.
+fn put(digits: &mut [u8], number: u128) {
+    let mut rest = number;
+    for digit in digits.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(rest & 15) as usize];
+        rest >>= 4;
+    }
 }
 
 impl fmt::Display for Traceparent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace, self.parent, self.flags)
+        f.write_str(std::str::from_utf8(&self.text()).unwrap_or_default())
     }
 }
 

@@ -1,6 +1,11 @@
 //! CONNECT requests and their answers as header blocks.
 
-use super::hpack::{self, Broken, Decoder};
+use std::sync::Arc;
+
+use super::{
+    hpack::{self, Broken, Decoder},
+    remembered::Heard,
+};
 use crate::{
     connect::{Authority, Baggage, ConnectRequest, Forwarded, Traceparent},
     serve::Malformed,
@@ -113,7 +118,7 @@ impl Heading {
     }
 
     /// The block as a request of a peer.
-    pub(crate) fn request(self) -> Result<ConnectRequest, Unfit> {
+    pub(crate) fn request(self, heard: &mut Heard) -> Result<ConnectRequest, Unfit> {
         if self.size > self.limit {
             return Err(Unfit::TooLarge);
         }
@@ -128,7 +133,7 @@ impl Heading {
         Ok(ConnectRequest {
             authority,
             forwarded: text(self.forwarded.as_deref()).map(Forwarded::parse).unwrap_or_default(),
-            baggage: self.baggage().into(),
+            baggage: heard.read(self.baggage),
             traceparent: text(self.traceparent.as_deref()).and_then(Traceparent::parse),
             network: text(self.network.as_deref())
                 .filter(|name| !name.is_empty() && name.len() <= MAX_NETWORK)
@@ -137,45 +142,41 @@ impl Heading {
     }
 
     /// The block as an answer to a request of ours. The status is missing only from a broken one.
-    pub(crate) fn answer(self) -> Result<(u16, Baggage), Unfit> {
+    pub(crate) fn answer(self, heard: &mut Heard) -> Result<(u16, Arc<Baggage>), Unfit> {
         if self.size > self.limit {
             return Err(Unfit::TooLarge);
         }
         match self.status {
-            Some(status) if !self.malformed && self.method.is_none() => Ok((status, self.baggage())),
+            Some(status) if !self.malformed && self.method.is_none() => Ok((status, heard.read(self.baggage))),
             _ => Err(Unfit::Broken),
         }
-    }
-
-    fn baggage(&self) -> Baggage {
-        Baggage::parse(self.baggage.iter().filter_map(|line| text(Some(line))))
     }
 }
 
 /// A value that is visible ASCII; other values are treated as absent.
-fn text(value: Option<&[u8]>) -> Option<&str> {
+pub(super) fn text(value: Option<&[u8]>) -> Option<&str> {
     let value = value?;
     let visible = value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
     if visible { std::str::from_utf8(value).ok() } else { None }
 }
 
-/// Writes a request: `:method` and `:authority`, and the fields that have something to say.
-pub(crate) fn write_request(connect: &ConnectRequest) -> Vec<u8> {
+/// Writes a request: `:method` and `:authority`, and the fields that have something to say; `baggage` is written already.
+pub(crate) fn write_request(connect: &ConnectRequest, baggage: &[u8]) -> Vec<u8> {
     let mut block = Vec::with_capacity(512);
     hpack::put_known(&mut block, known::METHOD, b"CONNECT");
-    hpack::put_known(&mut block, known::AUTHORITY, connect.authority.to_string().as_bytes());
-    put(&mut block, "forwarded", connect.forwarded.to_header());
-    put(&mut block, "traceparent", connect.traceparent.map(|t| t.to_string()));
-    put(&mut block, "x-forwarded-network", connect.network.as_ref().map(|n| n.to_string()));
-    put(&mut block, "baggage", connect.baggage.to_header());
+    hpack::put_known(&mut block, known::AUTHORITY, connect.authority.to_header().as_bytes());
+    put(&mut block, "forwarded", connect.forwarded.to_header().as_deref().map(str::as_bytes));
+    put(&mut block, "traceparent", connect.traceparent.map(Traceparent::text).as_ref().map(<[u8; 55]>::as_slice));
+    put(&mut block, "x-forwarded-network", connect.network.as_deref().map(str::as_bytes));
+    block.extend_from_slice(baggage);
     block
 }
 
 /// Writes the answer 200, and what there is to say about the destination.
-pub(crate) fn write_ok(about: &Baggage) -> Vec<u8> {
+pub(crate) fn write_ok(baggage: &[u8]) -> Vec<u8> {
     let mut block = Vec::with_capacity(256);
     hpack::put_indexed(&mut block, known::STATUS_200);
-    put(&mut block, "baggage", about.to_header());
+    block.extend_from_slice(baggage);
     block
 }
 
@@ -186,9 +187,9 @@ pub(crate) fn write_status(status: u16) -> Vec<u8> {
     block
 }
 
-fn put(block: &mut Vec<u8>, name: &str, value: Option<String>) {
+fn put(block: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
     // A value that HTTP cannot carry is left out: all of these fields are optional.
-    if let Some(value) = value.filter(|value| text(Some(value.as_bytes())).is_some()) {
-        hpack::put_new(block, name.as_bytes(), value.as_bytes());
+    if let Some(value) = value.filter(|value| text(Some(value)).is_some()) {
+        hpack::put_new(block, name.as_bytes(), value);
     }
 }

@@ -27,6 +27,7 @@ use super::{
     frame::{self, FIRST_WINDOW, SMALLEST_MAX_FRAME, kind, setting},
     hpack::Decoder,
     reader::Reader,
+    remembered::{Heard, Said},
 };
 use crate::{
     connect::{Baggage, ConnectRequest},
@@ -66,6 +67,8 @@ pub(crate) struct Session {
     batch: u64,
     reader: Reader,
     decoder: Decoder,
+    heard: Heard,
+    said: Said,
     /// A header block that goes on in CONTINUATION frames: its stream, flags and the bytes so far.
     block: Option<(u32, u8, Vec<u8>)>,
     streams: HashMap<u32, Stream, BuildHasherDefault<IdHasher>>,
@@ -169,6 +172,8 @@ impl Session {
             batch: 0,
             reader: Reader::new(limits.max_frame),
             decoder: Decoder::default(),
+            heard: Heard::default(),
+            said: Said::default(),
             block: None,
             streams: HashMap::default(),
             waiting: Vec::new(),
@@ -372,7 +377,7 @@ impl Session {
     }
 
     /// Ready with the answer to a request of ours.
-    pub(crate) fn poll_answer(&mut self, id: u32, cx: &Context<'_>) -> Poll<Result<(u16, Box<Baggage>), StreamError>> {
+    pub(crate) fn poll_answer(&mut self, id: u32, cx: &Context<'_>) -> Poll<Result<(u16, Arc<Baggage>), StreamError>> {
         let ended = self.ended;
         let Some(stream) = self.streams.get_mut(&id) else { return Poll::Ready(Err(StreamError::Reset(0))) };
         if let Some(answer) = stream.answer.take() {

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::poll_fn,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -75,7 +76,7 @@ impl Offer {
 
     /// Answers 200. Takes the application's socket and gives it back, because the answer says that it is connected.
     /// `about` describes the destination workload. Fails when the peer has given up; then the socket is closed.
-    pub fn accept(mut self, app: TcpStream, about: &Baggage) -> Result<(TcpStream, TunnelStream), StreamError> {
+    pub fn accept(mut self, app: TcpStream, about: &Arc<Baggage>) -> Result<(TcpStream, TunnelStream), StreamError> {
         let mut stream = self.waiting.take().ok_or(StreamError::Ended("answered_twice"))?;
         stream.accept(about)?;
         Ok((app, stream))

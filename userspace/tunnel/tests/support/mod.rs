@@ -169,7 +169,7 @@ impl Inbound for Deliver {
         }
         let Some(address) = offer.request().authority.address() else { return offer.refuse(Refusal::Unavailable) };
         let Ok(app) = TcpStream::connect(address).await else { return offer.refuse(Refusal::Unavailable) };
-        let about = Baggage { service: Some("stock".into()), ..Baggage::default() };
+        let about = Arc::new(Baggage { service: Some("stock".into()), ..Baggage::default() });
         let Ok((app, stream)) = offer.accept(app, &about) else { return };
         let (revoker, revocation) = revocation();
         self.revokers.borrow_mut().push(revoker);

@@ -240,7 +240,7 @@ impl Session {
         if self.leaving == Leaving::Now || self.is_full() {
             return frame::put_reset(&mut self.out, id, code::REFUSED_STREAM);
         }
-        match heading.request() {
+        match heading.request(&mut self.heard) {
             Ok(request) => {
                 let mut stream = Stream::new(self.peer.initial_window, self.limits.stream_window, &self.held);
                 stream.recv_done = end;
@@ -267,13 +267,13 @@ impl Session {
 
     fn answered(&mut self, id: u32, heading: Heading, end: bool) -> Result<(), u32> {
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
-        match heading.answer() {
+        match heading.answer(&mut self.heard) {
             // An interim answer; the real one follows.
             Ok((100..=199, _)) if !end => return Ok(()),
             Ok((status, about)) => {
                 stream.unanswered = false;
                 stream.recv_done = end;
-                stream.answer = Some((status, Box::new(about)));
+                stream.answer = Some((status, about));
             }
             Err(_) => {
                 stream.reset = Some(StreamError::Protocol(code::PROTOCOL_ERROR));

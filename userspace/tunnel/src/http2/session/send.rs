@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -29,12 +30,13 @@ impl Session {
         self.next += 2;
         let stream = Stream::new(self.peer.initial_window, self.limits.stream_window, &self.held);
         self.streams.insert(id, stream);
-        self.put_headers(id, 0, &headers::write_request(request));
+        let block = headers::write_request(request, self.said.field(&request.baggage));
+        self.put_headers(id, 0, &block);
         Ok(id)
     }
 
     /// Answers a CONNECT of the peer with 200.
-    pub(crate) fn accept(&mut self, id: u32, about: &Baggage) -> Result<(), StreamError> {
+    pub(crate) fn accept(&mut self, id: u32, about: &Arc<Baggage>) -> Result<(), StreamError> {
         let ended = self.ended;
         let stream = self.streams.get_mut(&id).ok_or(StreamError::Reset(code::CANCEL))?;
         if let Some(why) = stream.reset.or(ended) {
@@ -42,7 +44,8 @@ impl Session {
         }
         stream.unanswered = false;
         self.taken_back = 0;
-        self.put_headers(id, 0, &headers::write_ok(about));
+        let block = headers::write_ok(self.said.field(about));
+        self.put_headers(id, 0, &block);
         Ok(())
     }
 

@@ -54,7 +54,7 @@ pub(super) struct Stream {
     pub(super) reset: Option<StreamError>,
     /// A request of the peer that is not answered, or one of ours.
     pub(super) unanswered: bool,
-    pub(super) answer: Option<(u16, Box<Baggage>)>,
+    pub(super) answer: Option<(u16, Arc<Baggage>)>,
     /// It is in the list of those who wait for room.
     pub(super) waits: bool,
     /// It waits for its own window.

@@ -60,7 +60,7 @@ fn connected(room: usize) -> (Session, Session, u32, App) {
     talk(&mut client, &mut server);
     let Some(Asked::Connect(asked, _)) = server.take_asked() else { panic!("no request") };
     assert_eq!(asked, id);
-    server.accept(id, &Baggage::default()).unwrap();
+    server.accept(id, &Arc::default()).unwrap();
     let app = App::default();
     *app.room.borrow_mut() = room;
     server.attach(id, Box::new(app.clone()));
@@ -88,7 +88,7 @@ fn greeted() -> Session {
 
 fn connect_frame(id: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
-    put(&mut bytes, kind::HEADERS, frame::flag::END_HEADERS, id, &headers::write_request(&request()));
+    put(&mut bytes, kind::HEADERS, frame::flag::END_HEADERS, id, &headers::write_request(&request(), &[]));
     bytes
 }
 
@@ -299,7 +299,7 @@ fn bytes_that_end_a_line_are_malformed_wherever_they_stand() {
         (b"x:y", b"a", false),
         (b"\xe4", b"a", false),
     ] {
-        let mut block = headers::write_request(&request());
+        let mut block = headers::write_request(&request(), &[]);
         hpack::put_new(&mut block, name, value);
         let mut server = greeted();
         server.absorb(&one_frame(kind::HEADERS, frame::flag::END_HEADERS, 1, &block), false).unwrap();
@@ -375,7 +375,7 @@ fn streams_that_are_over_for_the_peer_do_not_count_against_what_it_may_open() {
         server.streams.contains_key(&id)
     };
     assert!(!open(&mut server, 5), "two are open");
-    server.accept(1, &Baggage::default()).unwrap();
+    server.accept(1, &Arc::default()).unwrap();
     server.finish(1);
     let mut end = Vec::new();
     put(&mut end, kind::DATA, frame::flag::END_STREAM, 1, &[]);
