@@ -89,3 +89,42 @@ impl fmt::Debug for Look {
         f.write_str("Look")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_finished_arrives_after_the_socket_is_gone() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = tokio::task::spawn_blocking(move || std::net::TcpStream::connect(address).unwrap());
+        let (tcp, _) = listener.accept().await.unwrap();
+        let mut client = client.await.unwrap();
+        prepare(&tcp);
+        // As much as the way takes while nobody reads: some of it still waits to be sent.
+        let mut sent = 0;
+        while let Ok(written) = (&*SockRef::from(&tcp)).write(&[7; 4096]) {
+            sent += written;
+        }
+        finish(&tcp).unwrap();
+        drop(tcp);
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).unwrap();
+        assert_eq!((got.len(), got.iter().all(|byte| *byte == 7)), (sent, true));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_finished_is_reset() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = tokio::task::spawn_blocking(move || std::net::TcpStream::connect(address).unwrap());
+        let (tcp, _) = listener.accept().await.unwrap();
+        prepare(&tcp);
+        drop(tcp);
+        let error = client.await.unwrap().read(&mut [0; 1]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+}
