@@ -47,7 +47,10 @@ fn talk(a: &mut Session, b: &mut Session) {
 }
 
 fn pair() -> (Session, Session) {
-    let limits = Limits::default();
+    pair_within(Limits::default())
+}
+
+fn pair_within(limits: Limits) -> (Session, Session) {
     let (mut client, mut server) = (Session::new(Role::Dialling, &limits), Session::new(Role::Serving, &limits));
     talk(&mut client, &mut server);
     (client, server)
@@ -56,17 +59,22 @@ fn pair() -> (Session, Session) {
 /// A pair with one stream that was answered, and the application behind the server.
 fn connected(room: usize) -> (Session, Session, u32, App) {
     let (mut client, mut server) = pair();
+    let (id, app) = connect(&mut client, &mut server, room);
+    (client, server, id, app)
+}
+
+fn connect(client: &mut Session, server: &mut Session, room: usize) -> (u32, App) {
     let id = client.open(&request()).unwrap();
-    talk(&mut client, &mut server);
+    talk(client, server);
     let Some(Asked::Connect(asked, _)) = server.take_asked() else { panic!("no request") };
     assert_eq!(asked, id);
     server.accept(id, &Arc::default()).unwrap();
     let app = App::default();
     *app.room.borrow_mut() = room;
     server.attach(id, Box::new(app.clone()));
-    talk(&mut client, &mut server);
+    talk(client, server);
     assert!(matches!(client.poll_answer(id, &context()), Poll::Ready(Ok((200, _)))));
-    (client, server, id, app)
+    (id, app)
 }
 
 fn send(session: &mut Session, id: u32, bytes: &[u8]) -> usize {
@@ -110,6 +118,27 @@ fn what_the_application_does_not_take_waits_and_holds_the_window() {
     assert_eq!(server.held.bytes(), 0);
     talk(&mut client, &mut server);
     assert!(send(&mut client, id, &[7; 10]) > 0, "there is room again");
+}
+
+#[test]
+fn where_too_much_is_held_who_holds_little_is_left_alone() {
+    let held = Arc::new(Held::up_to(100 << 10));
+    let (mut client, mut server) = pair_within(Limits { held: Arc::clone(&held), ..Limits::default() });
+    let [large, little] = [(); 2].map(|()| connect(&mut client, &mut server, 0).0);
+    let mut give = |id, bytes| {
+        let mut sent = 0;
+        while sent < bytes {
+            sent += send(&mut client, id, &vec![1; bytes - sent]);
+            talk(&mut client, &mut server);
+        }
+        server.streams[&id].reset
+    };
+    assert_eq!((give(large, 70 << 10), give(little, 24 << 10)), (None, None));
+    // Beyond the budget from here on.
+    assert_eq!(give(little, 16 << 10), None);
+    assert_eq!(give(large, 1), Some(StreamError::Ended("memory_pressure")));
+    assert_eq!(held.bytes(), 40 << 10, "what was given up is not held any more");
+    assert_eq!(give(little, 1), None);
 }
 
 #[test]
