@@ -34,7 +34,7 @@ impl Accepted {
     /// itself (that would be a loop).
     pub fn take(worker: &Worker, handover: Handover) -> Option<Self> {
         let Handover { socket, peer, listener, direction, pod, slot } = handover;
-        let io = match socket.register() {
+        let io = match tokio::net::TcpStream::from_std(socket) {
             Ok(io) => io,
             Err(error) => {
                 tracing::warn!(%error, pod = %pod.uid, "an accepted socket cannot be used");

@@ -18,7 +18,7 @@ use crate::{
     outcome::{Direction, Outcome},
     places::Place,
     pod::Pod,
-    worker::{Handover, Shared, Socket, Worker, Workers},
+    worker::{Handover, Shared, Worker, Workers},
 };
 
 /// Pause after an accept that failed for want of something (descriptors, memory).
@@ -81,7 +81,7 @@ impl Acceptor {
 
     async fn accept_all(&self, home: &Rc<Worker>, listener: TcpListener) -> io::Result<()> {
         let own = listener.local_addr()?;
-        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let listener = culvert_redirect::Acceptor::new(listener)?;
         loop {
             match listener.accept().await {
                 Ok((socket, peer)) => {
@@ -94,7 +94,7 @@ impl Acceptor {
                         self.no_place(&socket, peer);
                         continue;
                     };
-                    self.pass_on(home, socket, peer, own, slot)?;
+                    self.pass_on(home, socket, peer, own, slot);
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
@@ -106,33 +106,24 @@ impl Acceptor {
     }
 
     /// The client sees a reset rather than silence.
-    fn no_place(&self, socket: &tokio::net::TcpStream, peer: SocketAddr) {
+    fn no_place(&self, socket: &TcpStream, peer: SocketAddr) {
         let Ok(original) = socket.local_addr() else { return };
         let sink = self.shared.sink.clone();
         Outcome::begin(sink, self.direction, canonical(peer), canonical(original)).deny("no_slot");
     }
 
     /// Keeps the connection here when it is this worker's turn, and hands it over when it is another's.
-    fn pass_on(
-        &self,
-        home: &Rc<Worker>,
-        socket: tokio::net::TcpStream,
-        peer: SocketAddr,
-        listener: SocketAddr,
-        slot: Place,
-    ) -> io::Result<()> {
+    fn pass_on(&self, home: &Rc<Worker>, socket: TcpStream, peer: SocketAddr, listener: SocketAddr, slot: Place) {
         if !self.workers.is_turn_of(home) {
-            self.hand_over(socket.into_std()?, peer, listener, slot);
-            return Ok(());
+            return self.hand_over(socket, peer, listener, slot);
         }
         let (direction, pod) = (self.direction, self.pod.clone());
-        home.begin(Handover { socket: Socket::Registered(socket), peer, listener, direction, pod, slot });
-        Ok(())
+        home.begin(Handover { socket, peer, listener, direction, pod, slot });
     }
 
     fn hand_over(&self, socket: TcpStream, peer: SocketAddr, listener: SocketAddr, slot: Place) {
         let (direction, pod) = (self.direction, self.pod.clone());
-        self.workers.carry(Handover { socket: Socket::Free(socket), peer, listener, direction, pod, slot });
+        self.workers.carry(Handover { socket, peer, listener, direction, pod, slot });
     }
 
     /// Gives a connection that was accepted elsewhere the same way.

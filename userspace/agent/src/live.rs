@@ -8,7 +8,6 @@ use std::{
     },
 };
 
-use arc_swap::ArcSwap;
 use culvert_identity::SpiffeId;
 use culvert_policy::Connection;
 use culvert_tunnel::Revoker;
@@ -25,7 +24,8 @@ use crate::{
 pub struct Live {
     /// What it rests on.
     pub ground: Ground,
-    record: ArcSwap<Record>,
+    /// Read when somebody asks for it; written once.
+    record: Mutex<Arc<Record>>,
     /// Its bytes.
     pub flow: Arc<Flow>,
     revoker: Revoker,
@@ -77,17 +77,17 @@ impl Listed {
 impl Live {
     /// A connection that `revoker` can end.
     pub fn new(ground: Ground, record: Arc<Record>, flow: Arc<Flow>, revoker: Revoker) -> Self {
-        Self { ground, record: ArcSwap::new(record), flow, revoker, objection: OnceLock::new() }
+        Self { ground, record: Mutex::new(record), flow, revoker, objection: OnceLock::new() }
     }
 
     /// As it stood when it was listed, or opened.
     pub fn record(&self) -> Arc<Record> {
-        self.record.load_full()
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// It stands from end to end: this is what is known now.
     pub(crate) fn stands(&self, record: &Arc<Record>) {
-        self.record.store(record.clone());
+        *self.record.lock().unwrap_or_else(PoisonError::into_inner) = record.clone();
     }
 
     /// Notes why it is about to be revoked; the first reason stays.

@@ -59,7 +59,7 @@ pub struct Shared {
 #[derive(Debug)]
 pub struct Handover {
     /// The socket, non-blocking.
-    pub socket: Socket,
+    pub socket: TcpStream,
     /// The other end, as `accept` gave it.
     pub peer: SocketAddr,
     /// The listener's own address: who calls that has called nobody.
@@ -70,25 +70,6 @@ pub struct Handover {
     pub pod: Arc<Pod>,
     /// Its place.
     pub slot: Place,
-}
-
-/// A socket on its way.
-#[derive(Debug)]
-pub enum Socket {
-    /// To another worker.
-    Free(TcpStream),
-    /// It stays with the worker that accepted it.
-    Registered(tokio::net::TcpStream),
-}
-
-impl Socket {
-    /// The socket, for use on this thread.
-    pub fn register(self) -> io::Result<tokio::net::TcpStream> {
-        match self {
-            Self::Free(socket) => tokio::net::TcpStream::from_std(socket),
-            Self::Registered(socket) => Ok(socket),
-        }
-    }
 }
 
 /// What a worker is told.

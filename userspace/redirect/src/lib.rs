@@ -10,6 +10,7 @@
 //! Everything that enforces is pinned under `<bpffs>/culvert/v<abi>/<node>/`: dropping a
 //! [`Redirect`] changes nothing in the kernel, only [`Redirect::withdraw`] does.
 
+mod acceptor;
 mod deviation;
 mod diag;
 mod enrol;
@@ -38,6 +39,7 @@ mod socket;
 mod sys;
 mod verify;
 
+pub use acceptor::Acceptor;
 pub use culvert_abi::{AGENT_MARK, APP_LEG_PORT_MAX, APP_LEG_PORT_MIN, Counter, PROBE_MARK, PodCounters};
 pub use deviation::{Deviation, Direction, Family, Finding, Repair};
 pub use error::{DialError, EnrolError, EventsError, OpenError, VerifyError, WithdrawError};
