@@ -34,14 +34,7 @@ impl Accepted {
     /// itself (that would be a loop).
     pub fn take(worker: &Worker, handover: Handover) -> Option<Self> {
         let Handover { socket, peer, listener, direction, pod, slot } = handover;
-        let io = match tokio::net::TcpStream::from_std(socket) {
-            Ok(io) => io,
-            Err(error) => {
-                tracing::warn!(%error, pod = %pod.uid, "an accepted socket cannot be used");
-                return None;
-            }
-        };
-        let original = match io.local_addr() {
+        let original = match socket.local_addr() {
             Ok(address) => canonical(address),
             Err(error) => {
                 tracing::warn!(%error, pod = %pod.uid, "an accepted socket has no address");
@@ -50,6 +43,13 @@ impl Accepted {
         };
         let peer = canonical(peer);
         let outcome = Outcome::begin(worker.shared.sink.clone(), direction, peer, original);
+        let io = match tokio::net::TcpStream::from_std(socket) {
+            Ok(io) => io,
+            Err(error) => {
+                outcome.fail(Step::Accept, Blame::Us, "not_registered", &error);
+                return None;
+            }
+        };
         let accepted = Self { io, peer, original, pod, outcome, slot };
         if original == listener {
             accepted.refuse("own_listener");

@@ -12,7 +12,8 @@ use std::{
 /// Functions whose literals are reasons, wherever they stand.
 const FUNCTIONS: [&str; 4] = ["fn reason(", "fn failure_reason(", "fn word_of(", "fn unready("];
 /// Calls and constructors whose first literal is a reason.
-const CALLS: [&str; 6] = ["Failure::wait(\"", ".refuse(\"", ".deny(\"", "Ended(\"", ".revoke(\"", " error(\""];
+const CALLS: [&str; 7] =
+    ["Failure::wait(\"", ".refuse(\"", ".deny(\"", "Ended(\"", ".revoke(\"", " error(\"", "Blame::Us, \""];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")

@@ -138,16 +138,17 @@ impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
         Some(value)
     }
 
-    /// After a removal: no empty chunks, and not many small ones.
+    /// After a removal: no empty chunks, and none beside another that both would fit into.
     fn join(&mut self, at: usize) {
         if self.chunks[at].is_empty() {
             self.chunks.remove(at);
-            return;
         }
-        let small = self.chunks.get(at + 1).is_some_and(|next| self.chunks[at].len() + next.len() <= MOST / 2);
-        if small {
-            let next = self.chunks.remove(at + 1);
-            Arc::make_mut(&mut self.chunks[at]).extend(next.iter().cloned());
+        for left in [Some(at), at.checked_sub(1)].into_iter().flatten() {
+            let Some([one, next]) = self.chunks.get(left..left + 2) else { continue };
+            if one.len() + next.len() <= MOST / 2 {
+                let next = self.chunks.remove(left + 1);
+                Arc::make_mut(&mut self.chunks[left]).extend(next.iter().cloned());
+            }
         }
     }
 }
@@ -160,27 +161,39 @@ impl<K: Ord, V: PartialEq> SharedMap<K, V> {
         before: &'m Self,
         surely_same: impl Fn(&V, &V) -> bool,
     ) -> Vec<(&'m K, Option<&'m V>)> {
-        let (mut old, mut new) = (before.iter(), self.iter());
-        let mut different = Vec::new();
+        Changes { old: before.iter(), new: self.iter(), surely_same }.collect()
+    }
+}
+
+/// What is different between two maps, one after the other.
+struct Changes<'m, K, V, S> {
+    old: Iter<'m, K, V>,
+    new: Iter<'m, K, V>,
+    surely_same: S,
+}
+
+impl<'m, K: Ord, V: PartialEq, S: Fn(&V, &V) -> bool> Iterator for Changes<'m, K, V, S> {
+    type Item = (&'m K, Option<&'m V>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (old, new) = (&mut self.old, &mut self.new);
         loop {
-            while old.shares_its_chunk_with(&new) {
+            while old.shares_its_chunk_with(new) {
                 (old.chunks, new.chunks) = (&old.chunks[1..], &new.chunks[1..]);
             }
             let order = match (old.peek(), new.peek()) {
-                (None, None) => return different,
+                (None, None) => return None,
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
                 (Some((a, _)), Some((b, _))) => a.cmp(b),
             };
             match order {
-                Ordering::Less => different.extend(old.next().map(|(key, _)| (key, None))),
-                Ordering::Greater => different.extend(new.next().map(|(key, value)| (key, Some(value)))),
+                Ordering::Less => return old.next().map(|(key, _)| (key, None)),
+                Ordering::Greater => return new.next().map(|(key, value)| (key, Some(value))),
                 Ordering::Equal => {
-                    if let (Some((_, a)), Some((key, b))) = (old.next(), new.next())
-                        && !surely_same(a, b)
-                        && a != b
-                    {
-                        different.push((key, Some(b)));
+                    let ((_, a), (key, b)) = (old.next()?, new.next()?);
+                    if !(self.surely_same)(a, b) && a != b {
+                        return Some((key, Some(b)));
                     }
                 }
             }
@@ -249,7 +262,8 @@ impl<K: fmt::Debug, V: fmt::Debug> fmt::Debug for SharedMap<K, V> {
 
 impl<K: Ord, V: PartialEq> PartialEq for SharedMap<K, V> {
     fn eq(&self, other: &Self) -> bool {
-        self.len == other.len && self.changes_since(other, |_, _| false).is_empty()
+        let mut changes = Changes { old: self.iter(), new: other.iter(), surely_same: |_: &V, _: &V| false };
+        self.len == other.len && changes.next().is_none()
     }
 }
 

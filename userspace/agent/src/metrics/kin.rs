@@ -18,7 +18,7 @@ const MOST: usize = 1024;
 /// All that the labels of a connection between two known workloads are made of. Their records are compared by their place
 /// in memory, which nothing else can take while they are held here.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Kin {
+pub(super) struct Kin {
     direction: Direction,
     mutual: bool,
     flags: &'static str,
@@ -46,7 +46,7 @@ impl Hash for Same {
 
 impl Kin {
     /// Nothing for a connection with somebody that the roster does not know: such have nothing to go by.
-    fn of(record: &Record) -> Option<Self> {
+    pub(super) fn of(record: &Record) -> Option<Self> {
         let party = |party: &Party| Some((Same(party.record.clone()?), party.identity.clone()));
         Some(Self {
             direction: record.direction,
@@ -63,18 +63,17 @@ impl Kin {
 pub(super) struct Kindred(HashMap<Kin, Arc<Series>, RandomState>);
 
 impl Kindred {
-    /// The series of an earlier connection like this one, or what `find` finds.
-    pub(super) fn find(&mut self, record: &Record, find: impl FnOnce() -> Arc<Series>) -> Arc<Series> {
-        let Some(kin) = Kin::of(record) else { return find() };
-        if let Some(series) = self.0.get(&kin) {
-            return series.clone();
-        }
-        if self.0.len() >= MOST {
-            self.0.clear();
-        }
-        let series = find();
+    /// The series of an earlier connection like this one.
+    pub(super) fn find(&self, kin: &Kin) -> Option<Arc<Series>> {
+        self.0.get(kin).cloned()
+    }
+
+    /// For the next connection like this one. Gives what is forgotten for it, to be dropped where nobody waits.
+    pub(super) fn keep(&mut self, kin: Kin, series: &Arc<Series>) -> Self {
+        let full = self.0.len() >= MOST;
+        let forgotten = if full { std::mem::take(self) } else { Self::default() };
         self.0.insert(kin, series.clone());
-        series
+        forgotten
     }
 }
 

@@ -14,7 +14,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::kin::Kindred;
+use super::kin::{Kin, Kindred};
 use crate::outcome::{Direction, Flow, Kind, Party, Record, Step, Transport};
 
 /// Label names, in the order in which [`labels`] gives their values.
@@ -198,9 +198,18 @@ impl Tcp {
         if self.series == 0 {
             return None;
         }
+        let kin = Kin::of(record);
+        if let Some(series) = kin.as_ref().and_then(|kin| lock(&self.known).kindred.find(kin)) {
+            return Some(series);
+        }
+        // Made before the lock is taken again, which all workers share.
+        let labels = labels(record);
         let mut known = lock(&self.known);
-        let Known { by_labels, kindred } = &mut *known;
-        Some(kindred.find(record, || find(by_labels, labels(record), self.series)))
+        let series = find(&mut known.by_labels, labels, self.series);
+        let forgotten = kin.map(|kin| known.kindred.keep(kin, &series));
+        drop(known);
+        drop(forgotten);
+        Some(series)
     }
 }
 

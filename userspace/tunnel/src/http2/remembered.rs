@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{headers::text, hpack};
 use crate::connect::Baggage;
 
-/// Longest lines that are remembered, in bytes: a peer decides how long its own are.
+/// Most that is remembered of lines, in bytes: a peer decides how many and how long its own are.
 const WORTH_IT: usize = 1024;
 
 /// What the peer said last.
@@ -22,7 +22,7 @@ impl Heard {
             return self.meant.clone();
         }
         let meant = Arc::new(Baggage::parse(lines.iter().filter_map(|line| text(Some(line)))));
-        if lines.iter().map(Vec::len).sum::<usize>() <= WORTH_IT {
+        if lines.iter().map(|line| line.len() + size_of::<Vec<u8>>()).sum::<usize>() <= WORTH_IT {
             *self = Self { lines, meant: meant.clone() };
         }
         meant
@@ -79,6 +79,8 @@ mod tests {
         let long = format!("k8s.namespace.name=shop,x={}", "y".repeat(WORTH_IT));
         assert_eq!(heard.read(lines(&long)), namespace("shop"));
         assert!(heard.lines.is_empty());
+        heard.read(vec![Vec::new(); WORTH_IT]);
+        assert!(heard.lines.is_empty(), "many that are empty");
     }
 
     #[test]
