@@ -183,9 +183,9 @@ pub(crate) fn images(place: &Place, programs: Option<PathBuf>, consent: Consent)
 /// What only a cluster needs, besides the programs of the demo.
 fn build_more() -> Result<()> {
     let mut cargo = shell::cargo();
-    cargo.args(["build", "--quiet", "--release"]);
+    cargo.args(["build", "--quiet", "--release", "--bins"]);
     for package in ["culvert-keeper", "culvert-cni", super::suite::PACKAGE] {
-        cargo.args(["--package", package, "--bins"]);
+        cargo.args(["--package", package]);
     }
     shell::run(&mut cargo)
 }
