@@ -139,6 +139,8 @@ fn where_too_much_is_held_who_holds_little_is_left_alone() {
     assert_eq!(give(large, 1), Some(StreamError::Ended("memory_pressure")));
     assert_eq!(held.bytes(), 40 << 10, "what was given up is not held any more");
     assert_eq!(give(little, 1), None);
+    drop(server);
+    assert_eq!(held.bytes(), 0, "what goes with its connection is not held any more");
 }
 
 #[test]
