@@ -121,6 +121,18 @@ fn what_the_application_does_not_take_waits_and_holds_the_window() {
 }
 
 #[test]
+fn what_comes_does_not_overtake_what_waits() {
+    let (mut client, mut server, id, app) = connected(0);
+    assert_eq!(send(&mut client, id, b"first"), 5);
+    talk(&mut client, &mut server);
+    *app.room.borrow_mut() = 1 << 20;
+    assert_eq!(send(&mut client, id, &[b'x'; 4096]), 4096);
+    talk(&mut client, &mut server);
+    let got = app.got.borrow();
+    assert!(got.is_empty() || got.starts_with(b"first"), "it got {} bytes out of order", got.len());
+}
+
+#[test]
 fn where_too_much_is_held_who_holds_little_is_left_alone() {
     let held = Arc::new(Held::up_to(100 << 10));
     let (mut client, mut server) = pair_within(Limits { held: Arc::clone(&held), ..Limits::default() });
