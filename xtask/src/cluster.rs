@@ -29,11 +29,14 @@ use clap::{Args, Subcommand};
 use crate::tools::Consent;
 use place::Place;
 
+/// Names the cluster where `--name` does not.
+pub(crate) const NAME: &str = "CULVERT_CLUSTER_NAME";
+
 /// What to do with which cluster.
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// Which cluster; several can be up at a time.
-    #[arg(long, global = true, default_value = "culvert")]
+    #[arg(long, global = true, env = NAME, default_value = "culvert")]
     name: String,
     #[command(subcommand)]
     task: Task,
@@ -55,6 +58,9 @@ enum Task {
         #[arg(long, value_name = "DIR")]
         programs: Option<std::path::PathBuf>,
     },
+    /// Prints what a shell needs to use it: `eval "$(cargo xtask cluster env)"` sets KUBECONFIG, and PATH to kubectl, helm
+    /// and culvert's programs.
+    Env,
     /// Ends it and removes everything of it.
     Down,
     /// Says what is up.
@@ -90,12 +96,18 @@ pub(crate) fn run(arguments: &Arguments, consent: Consent) -> Result<()> {
         Task::Up { only } => life::up(&place, *only, consent),
         Task::Test(wanted) => suite::run(&place, wanted, consent),
         Task::Images { programs } => life::images(&place, programs.clone(), consent).map(drop),
+        Task::Env => life::env(&place),
         Task::Down => life::down(&place),
         Task::Status => life::status(&place),
         Task::Exec { machine, command } => life::exec(&place, machine, command),
         Task::Tell { action, machine, component } => tell(&place, *action, machine, component.as_deref()),
         Task::Inside { stage } => inside::run(stage),
     }
+}
+
+/// Ends the cluster, if it is up.
+pub(crate) fn end(place: &Place) -> Result<()> {
+    life::down(place)
 }
 
 fn tell(place: &Place, action: supervise::Action, machine: &str, component: Option<&str>) -> Result<()> {

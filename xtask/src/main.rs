@@ -5,6 +5,7 @@ mod check;
 mod cluster;
 mod conformance;
 mod demo;
+mod docs;
 mod ebpf;
 mod fuzz;
 mod kind;
@@ -74,6 +75,12 @@ enum Task {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
     },
+    /// Types the commands of a page of the documentation, block after block in one shell.
+    Docs {
+        /// The page, from the root of the repository.
+        #[arg(default_value = docs::README)]
+        page: PathBuf,
+    },
     /// Fuzzes every parser of foreign bytes and prints executions and coverage.
     Fuzz(fuzz::Arguments),
     /// Runs one of the checks, or all of them.
@@ -101,6 +108,7 @@ fn main() -> ExitCode {
         Task::Kind { task } => kind::run(task, consent),
         Task::Manifests => cluster::manifests::write(),
         Task::Conformance { dir } => conformance::run(&dir),
+        Task::Docs { page } => docs::page(&page),
         Task::Fuzz(wanted) => fuzz::alone(&wanted),
         Task::Check { which, update } => check::run(which, update, consent),
     };

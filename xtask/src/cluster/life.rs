@@ -21,6 +21,8 @@ use crate::cluster::{cache, cgroups, contents, debian, helm, kubernetes};
 use crate::tools::Consent;
 use crate::{pins, shell};
 
+const USE_IT: &str = "kubectl, helm and culvert for it, in this shell: eval \"$(cargo xtask cluster env)\"";
+
 /// How much of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Only {
@@ -50,7 +52,7 @@ pub(crate) fn up(place: &Place, only: Option<Only>, consent: Consent) -> Result<
     let (debian, kubernetes) = parts(consent)?;
     if place.is_running()? {
         println!("the cluster {} is up already", place.name());
-        println!("export KUBECONFIG={}", place.kubeconfig().display());
+        println!("{USE_IT}");
         return Ok(());
     }
     clean(place)?;
@@ -63,9 +65,7 @@ pub(crate) fn up(place: &Place, only: Option<Only>, consent: Consent) -> Result<
     let parts = Parts { place, secrets: &secrets, debian, kubernetes };
     write_plans(&parts, only)?;
     start_keeper(place, listener)?;
-    println!("export KUBECONFIG={}", place.kubeconfig().display());
     let kubectl = Kubectl { place, program: parts.kubernetes.join("kubectl") };
-    println!("kubectl is {}", kubectl.program.display());
     kubectl.api_ready()?;
     println!("API server ready after {:.1} s", begun.elapsed().as_secs_f32());
     if only.is_none() {
@@ -74,6 +74,7 @@ pub(crate) fn up(place: &Place, only: Option<Only>, consent: Consent) -> Result<
         kubectl.nodes_ready()?;
         println!("both nodes ready after {:.1} s", begun.elapsed().as_secs_f32());
     }
+    println!("{USE_IT}");
     Ok(())
 }
 
@@ -142,7 +143,7 @@ pub(crate) fn status(place: &Place) -> Result<()> {
         }
         return Ok(());
     }
-    println!("export KUBECONFIG={}", place.kubeconfig().display());
+    println!("{USE_IT}");
     for machine in supervise::ask(&place.socket(SANDBOX), Action::List, "")? {
         println!("{:10} {}", machine.name, if machine.pid.is_some() { "up" } else { "down" });
         let Ok(components) = supervise::ask(&place.socket(&machine.name), Action::List, "") else { continue };
@@ -152,6 +153,23 @@ pub(crate) fn status(place: &Place) -> Result<()> {
             println!("  {:24} {state}, started {} times{ended}", component.name, component.starts);
         }
     }
+    Ok(())
+}
+
+/// Prints what a shell needs, for its `eval`.
+pub(crate) fn env(place: &Place) -> Result<()> {
+    if !place.is_running()? {
+        bail!("the cluster {} is not up: `cargo xtask cluster up`", place.name());
+    }
+    let helm = helm::program()?;
+    let programs = [
+        kubernetes::programs()?,
+        helm.parent().context("helm has no folder")?.to_owned(),
+        crate::paths::cargo_target().join("release"),
+    ];
+    let programs: Vec<_> = programs.iter().map(|folder| folder.to_string_lossy()).collect();
+    println!("export KUBECONFIG='{}'", place.kubeconfig().display());
+    println!("export PATH='{}':\"$PATH\"", programs.join(":"));
     Ok(())
 }
 
