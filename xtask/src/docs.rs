@@ -52,7 +52,8 @@ fn script(page: &str, run: &[&Block<'_>]) -> String {
     let mut script = String::from("set -eo pipefail\n");
     for block in run {
         let typed = block.text.replace('\'', r"'\''");
-        script.push_str(&format!("printf '%s\\n' '{MARK}{page}:{}' '{typed}'\n{}", block.line, block.text));
+        // What was printed before may have no end of line.
+        script.push_str(&format!("printf '\\n%s\\n' '{MARK}{page}:{}' '{typed}'\n{}", block.line, block.text));
     }
     script
 }
@@ -99,6 +100,6 @@ mod tests {
     #[test]
     fn blocks_share_a_shell_and_the_first_failure_ends_it() {
         assert_eq!(outcome("```sh\nit='a b'\n```\n```sh\ntest \"$it\" = 'a b'\n```\n"), (2, true));
-        assert_eq!(outcome("```sh\ntrue\n```\n```sh\nfalse | cat\n```\n```sh\ntrue\n```\n"), (2, false));
+        assert_eq!(outcome("```sh\nprintf x\n```\n```sh\nfalse | cat\n```\n```sh\ntrue\n```\n"), (2, false));
     }
 }

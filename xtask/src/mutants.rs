@@ -20,6 +20,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{Hash as _, Hasher as _};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -46,7 +47,7 @@ pub(crate) fn run(filters: &[String], tally: &mut Tally) -> Result<()> {
     let commands: BTreeSet<_> = left.iter().map(|patch| patch.command.as_str()).collect();
     let mut unchanged = HashMap::new();
     for command in commands {
-        unchanged.insert(command.to_owned(), copy.test(command)?);
+        unchanged.insert(command.to_owned(), copy.test(command, Tally::run)?);
     }
     for (number, patch) in left.iter().enumerate() {
         println!("\n=== mutant {} of {}: {}", number + 1, left.len(), patch.name);
@@ -114,7 +115,7 @@ fn judge(copy: &Copy, patch: &Patch, unchanged: &HashMap<String, Tally>) -> Resu
         before.failed
     );
     let saved = copy.save(&patch.text)?;
-    let after = copy.apply(patch).and_then(|()| copy.test(&patch.command));
+    let after = copy.apply(patch).and_then(|()| copy.test(&patch.command, Tally::run_until_failure));
     copy.put_back(&saved)?;
     let after = after?;
     let named: Vec<_> = after.names.iter().filter(|name| !name.ends_with(UNFINISHED)).map(String::as_str).collect();
@@ -280,7 +281,7 @@ impl Copy {
         Ok(())
     }
 
-    fn test(&self, words: &str) -> Result<Tally> {
+    fn test(&self, words: &str, run: fn(&mut Tally, &str, &mut Command) -> Result<()>) -> Result<Tally> {
         self.build_programs()?;
         if words.contains("culvert-e2e") {
             // End-to-end tests run programs: the mutant's own, or they would try something else.
@@ -294,7 +295,7 @@ impl Copy {
         cargo.args(words.split_whitespace()).current_dir(&self.place).env("CARGO_TARGET_DIR", build_folder());
         cargo.env("CULVERT_BIN_DIR", build_folder().join("debug")).env(NO_LINES.0, NO_LINES.1);
         let mut tally = Tally::default();
-        tally.run("copy", &mut cargo)?;
+        run(&mut tally, "copy", &mut cargo)?;
         Ok(tally)
     }
 }

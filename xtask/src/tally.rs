@@ -4,6 +4,8 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::shell;
 
@@ -49,6 +51,15 @@ impl Tally {
     /// Runs a `cargo test` command, passes its output on and counts. A failure without a failed test (it does not
     /// compile, a test program was killed) counts as one.
     pub(crate) fn run(&mut self, title: &str, command: &mut Command) -> Result<()> {
+        self.follow(title, command, |_| false)
+    }
+
+    /// The same, but a failed test ends it: what comes after that changes nothing any more, and may hang.
+    pub(crate) fn run_until_failure(&mut self, title: &str, command: &mut Command) -> Result<()> {
+        self.follow(title, command, |tally| !tally.names.is_empty())
+    }
+
+    fn follow(&mut self, title: &str, command: &mut Command, enough: impl Fn(&Tally) -> bool) -> Result<()> {
         println!("\n=== {title}: {}", shell::words(command));
         let failed_before = self.failed;
         let mut child = command
@@ -62,6 +73,9 @@ impl Tally {
                 let line = String::from_utf8_lossy(&line);
                 println!("{line}");
                 self.read(&line);
+                if enough(self) {
+                    let _ = kill(Pid::from_raw(child.id().try_into()?), Signal::SIGTERM);
+                }
             }
         }
         if !child.wait()?.success() && self.failed == failed_before {
@@ -105,6 +119,16 @@ mod tests {
         }
         let (names, reasons) = (vec!["two::three".to_owned()], vec!["two::three fails: nobody answers".to_owned()]);
         assert_eq!(tally, Tally { passed: 9, failed: 1, left_out: 1, names, reasons });
+    }
+
+    #[test]
+    fn what_hangs_behind_a_failed_test_is_not_waited_for() {
+        let mut tally = Tally::default();
+        let hangs = "echo 'test one ... FAILED'; exec sleep 600";
+        let began = std::time::Instant::now();
+        tally.run_until_failure("hangs", Command::new("timeout").args(["700", "sh", "-c", hangs])).unwrap();
+        assert!(began.elapsed().as_secs() < 300);
+        assert_eq!(tally.names[0], "one");
     }
 
     #[test]

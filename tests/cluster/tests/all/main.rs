@@ -5,6 +5,7 @@ mod chart;
 mod churn;
 mod given;
 mod ground;
+mod leave;
 mod losses;
 mod mesh;
 mod outage;

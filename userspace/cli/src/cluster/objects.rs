@@ -235,6 +235,10 @@ fn thin(object: &mut Value, options: &Options) {
             rules.retain(|rule| *rule != change_nodes);
         }
     }
+    if options.no_keeper && object["kind"] == "DaemonSet" && object["metadata"]["name"] == "culvert-agent" {
+        // The chart's, for the same case: without a keeper what is open has a while to end.
+        object["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 15.into();
+    }
     for list in ["/volumes", "/containers/0/volumeMounts", "/containers/0/env"] {
         if let Some(Value::Array(items)) = object.pointer_mut(&format!("/spec/template/spec{list}")) {
             items.retain(|item| !item["name"].as_str().is_some_and(out_names));
