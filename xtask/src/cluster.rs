@@ -45,11 +45,7 @@ pub(crate) struct Arguments {
 #[derive(Subcommand)]
 enum Task {
     /// Makes the cluster and prints its kubeconfig's path.
-    Up {
-        /// Less than all of it.
-        #[arg(long)]
-        only: Option<life::Only>,
-    },
+    Up(life::Kind),
     /// Makes it when it is not up, installs culvert by its chart and runs the tests that need a real Kubernetes.
     Test(suite::Wanted),
     /// Builds culvert's images and gives them to both nodes.
@@ -93,7 +89,7 @@ enum Task {
 pub(crate) fn run(arguments: &Arguments, consent: Consent) -> Result<()> {
     let place = Place::new(&arguments.name)?;
     match &arguments.task {
-        Task::Up { only } => life::up(&place, *only, consent),
+        Task::Up(kind) => life::up(&place, *kind, consent),
         Task::Test(wanted) => suite::run(&place, wanted, consent),
         Task::Images { programs } => life::images(&place, programs.clone(), consent).map(drop),
         Task::Env => life::env(&place),

@@ -29,6 +29,9 @@ pub struct Record {
     /// Where the application called, where that is another address than the one that was dialled.
     #[serde(default)]
     pub original_dst: Option<String>,
+    /// The address and port that the tunnel was asked for.
+    #[serde(default)]
+    pub hbone_addr: Option<String>,
     /// `namespace/name` of the service that was called.
     #[serde(default)]
     pub service: Option<String>,

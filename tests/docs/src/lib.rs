@@ -117,7 +117,8 @@ mod tests {
 
     #[test]
     fn blocks_say_whether_they_are_typed() {
-        let page = "a\n```sh\none\ntwo\n```\n- b\n  ```sh not run: needs Docker\n  three\n  ```\n```\nout\n```\n```yaml\nx: 1";
+        let page =
+            "a\n```sh\none\ntwo\n```\n- b\n  ```sh not run: needs Docker\n  three\n  ```\n```\nout\n```\n```yaml\nx: 1";
         let found: Vec<_> = blocks(page).into_iter().map(|block| (block.line, block.usage, block.text)).collect();
         let expected = [
             (3, Use::Run, "one\ntwo\n"),
@@ -135,7 +136,13 @@ mod tests {
         let words: Vec<String> = commands(page).iter().map(|command| command.words.join(" ")).collect();
         assert_eq!(
             words,
-            ["culvert status", "kubectl get pods", "kubectl exec $pod", "culvert-agent uninstall", "helm lint x --strict"]
+            [
+                "culvert status",
+                "kubectl get pods",
+                "kubectl exec $pod",
+                "culvert-agent uninstall",
+                "helm lint x --strict"
+            ]
         );
         assert_eq!(commands(page)[0].line, 3);
     }

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use clap::Args;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -30,6 +31,17 @@ pub(crate) enum Only {
     Api,
 }
 
+/// What kind of cluster.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub(crate) struct Kind {
+    /// Less than all of it.
+    #[arg(long)]
+    pub(crate) only: Option<Only>,
+    /// Services and pods have IPv6 addresses beside their IPv4 ones.
+    #[arg(long)]
+    pub(crate) dual_stack: bool,
+}
+
 /// Lists what would be fetched and built, asks, and does it.
 fn parts(consent: Consent) -> Result<(PathBuf, PathBuf)> {
     if !debian::ready()? || !kubernetes::built()? || !helm::ready()? {
@@ -47,7 +59,7 @@ fn parts(consent: Consent) -> Result<(PathBuf, PathBuf)> {
 }
 
 /// Makes the cluster and waits until it is ready.
-pub(crate) fn up(place: &Place, only: Option<Only>, consent: Consent) -> Result<()> {
+pub(crate) fn up(place: &Place, kind: Kind, consent: Consent) -> Result<()> {
     crate::preflight::kernel_work()?;
     let (debian, kubernetes) = parts(consent)?;
     if place.is_running()? {
@@ -62,13 +74,13 @@ pub(crate) fn up(place: &Place, only: Option<Only>, consent: Consent) -> Result<
     let listener = TcpListener::bind("127.0.0.1:0").context("no free port on 127.0.0.1")?;
     let server = format!("https://{}", listener.local_addr()?);
     std::fs::write(place.kubeconfig(), secrets.kubeconfig("admin", &server)?)?;
-    let parts = Parts { place, secrets: &secrets, debian, kubernetes };
-    write_plans(&parts, only)?;
+    let parts = Parts { place, secrets: &secrets, debian, kubernetes, both_families: kind.dual_stack };
+    write_plans(&parts, kind.only)?;
     start_keeper(place, listener)?;
     let kubectl = Kubectl { place, program: parts.kubernetes.join("kubectl") };
     kubectl.api_ready()?;
     println!("API server ready after {:.1} s", begun.elapsed().as_secs_f32());
-    if only.is_none() {
+    if kind.only.is_none() {
         let images = contents::basic(&place.images(), &parts.debian)?;
         ready::import(place, &parts.debian, &images)?;
         kubectl.nodes_ready()?;

@@ -7,7 +7,9 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::cluster::cache;
-use crate::cluster::place::{API_PORT, CONTROL, Machine, NODES, POD_RANGE, Place, SERVICE_RANGE};
+use crate::cluster::place::{
+    API_PORT, CONTROL, Machine, NODES, POD_RANGE, POD_RANGE_6, Place, SERVICE_RANGE, SERVICE_RANGE_6,
+};
 use crate::cluster::plan::{Component, Plan};
 use crate::cluster::secrets::Secrets;
 
@@ -25,6 +27,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) debian: PathBuf,
     /// Kubernetes' programs.
     pub(crate) kubernetes: PathBuf,
+    /// Services and pods have IPv6 addresses beside their IPv4 ones.
+    pub(crate) both_families: bool,
 }
 
 impl Parts<'_> {
@@ -53,6 +57,16 @@ impl Parts<'_> {
         ]);
         let log = self.place.logs().join(format!("{}-{name}.log", machine.name));
         Component { name: name.to_owned(), command, environment, log }
+    }
+
+    /// Kubernetes 1.20 has two families as an alpha feature that each component is started with.
+    fn features(&self) -> String {
+        format!("--feature-gates=IPv6DualStack={}", self.both_families)
+    }
+
+    /// A range of addresses, or both.
+    fn ranges(&self, four: &str, six: &str) -> String {
+        if self.both_families { format!("{four},{six}") } else { four.to_owned() }
     }
 
     fn kubeconfig(&self, who: &str) -> Result<String> {
@@ -86,10 +100,11 @@ impl Parts<'_> {
         command.extend(words("--authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction"));
         command.extend(words("--service-account-issuer=https://kubernetes.default.svc --profiling=false"));
         command.extend(words("--kubelet-preferred-address-types=InternalIP --enable-aggregator-routing=true"));
-        command.extend(words("--cert-dir=/run/kubernetes --v=1 --feature-gates=IPv6DualStack=false"));
+        command.extend(words("--cert-dir=/run/kubernetes --v=1"));
+        command.push(self.features());
         command.push(format!("--secure-port={API_PORT}"));
         command.push(format!("--advertise-address={}", CONTROL.address()));
-        command.push(format!("--service-cluster-ip-range={SERVICE_RANGE}"));
+        command.push(format!("--service-cluster-ip-range={}", self.ranges(SERVICE_RANGE, SERVICE_RANGE_6)));
         for (flag, file) in [
             ("tls-cert-file", "api.crt"),
             ("tls-private-key-file", "api.key"),
@@ -110,6 +125,7 @@ impl Parts<'_> {
         command.push(format!("--root-ca-file={}", self.secrets.file("ca.crt")));
         command.push(format!("--cluster-signing-cert-file={}", self.secrets.file("ca.crt")));
         command.push(format!("--cluster-signing-key-file={}", self.secrets.file("ca.key")));
+        command.push(self.features());
         self.component(CONTROL, "kube-controller-manager", command)
     }
 
@@ -127,9 +143,12 @@ impl Parts<'_> {
             plan.files.insert(kubeconfig_file(who), self.kubeconfig(who)?);
         }
         plan.files.insert("/etc/containerd/config.toml".into(), CONTAINERD.replace("PAUSE_IMAGE", PAUSE_IMAGE));
-        plan.files.insert("/etc/kubernetes/kubelet.json".into(), kubelet_settings(node));
-        plan.files.insert("/etc/kubernetes/proxy.json".into(), proxy_settings(node));
-        plan.files.insert("/etc/cni/net.d/10-pods.conflist".into(), network_settings(node));
+        plan.files.insert("/etc/kubernetes/kubelet.json".into(), kubelet_settings(node, self.both_families));
+        plan.files.insert(
+            "/etc/kubernetes/proxy.json".into(),
+            proxy_settings(node, &self.ranges(POD_RANGE, POD_RANGE_6), self.both_families),
+        );
+        plan.files.insert("/etc/cni/net.d/10-pods.conflist".into(), network_settings(node, self.both_families));
         for plugin in PLUGINS {
             let from = self.debian.join("usr/lib/cni").join(plugin);
             plan.copies.push((from, Path::new("/opt/cni/bin").join(plugin)));
@@ -180,8 +199,9 @@ oom_score = 0
     snapshotter = "overlayfs"
 "#;
 
-fn kubelet_settings(node: Machine) -> String {
+fn kubelet_settings(node: Machine, both_families: bool) -> String {
     json!({
+        "featureGates": {"IPv6DualStack": both_families},
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
@@ -203,12 +223,13 @@ fn kubelet_settings(node: Machine) -> String {
     .to_string()
 }
 
-fn proxy_settings(node: Machine) -> String {
+fn proxy_settings(node: Machine, pods: &str, both_families: bool) -> String {
     json!({
+        "featureGates": {"IPv6DualStack": both_families},
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
         "mode": "iptables",
-        "clusterCIDR": POD_RANGE,
+        "clusterCIDR": pods,
         "hostnameOverride": node.name,
         "bindAddress": "0.0.0.0",
         "healthzBindAddress": format!("{}:10256", node.address()),
@@ -222,12 +243,16 @@ fn proxy_settings(node: Machine) -> String {
 }
 
 /// node1's pods hang on point-to-point links, node2's on a bridge: both shapes that CNIs make.
-fn network_settings(node: Machine) -> String {
-    let addresses = json!({
+fn network_settings(node: Machine, both_families: bool) -> String {
+    let mut addresses = json!({
         "type": "host-local",
         "ranges": [[{"subnet": node.pods()}]],
         "routes": [{"dst": "0.0.0.0/0"}],
     });
+    if both_families {
+        addresses["ranges"] = json!([[{"subnet": node.pods()}], [{"subnet": node.pods_6()}]]);
+        addresses["routes"] = json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]);
+    }
     let plugin = if node == NODES[0] {
         json!({"type": "ptp", "ipam": addresses, "mtu": 1500})
     } else {

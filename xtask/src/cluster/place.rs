@@ -1,7 +1,7 @@
 //! One cluster's name, folder and addresses.
 
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,11 @@ pub(crate) const SERVICE_RANGE: &str = "10.96.0.0/16";
 
 /// What pods' addresses are taken from.
 pub(crate) const POD_RANGE: &str = "10.244.0.0/16";
+
+/// The same of IPv6. Machines can always carry it; Services and pods have it in a cluster of both families.
+pub(crate) const SERVICE_RANGE_6: &str = "fd00:10:96::/112";
+/// As above, of pods.
+pub(crate) const POD_RANGE_6: &str = "fd00:10:244::/48";
 
 /// A machine of the cluster: a root file system, a network, a process tree and a cgroup of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,9 +47,19 @@ impl Machine {
         Ipv4Addr::new(172, 30, 0, 10 + self.number)
     }
 
+    /// Its IPv6 address.
+    pub(crate) fn address_6(self) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd00, 0x172, 0x30, 0, 0, 0, 0, 0x10 + u16::from(self.number))
+    }
+
     /// The range of this node's pods.
     pub(crate) fn pods(self) -> String {
         format!("10.244.{}.0/24", self.number)
+    }
+
+    /// The IPv6 range of this node's pods.
+    pub(crate) fn pods_6(self) -> String {
+        format!("fd00:10:244:{}::/64", self.number)
     }
 
     /// Its port on the bridge.

@@ -18,6 +18,9 @@ pub(crate) const PACKAGES: &[&str] = &[PACKAGE, API_PACKAGE];
 pub(crate) const PACKAGE: &str = "culvert-cluster";
 const API_PACKAGE: &str = "culvert-kube-tests";
 
+/// Names the file that tells tests where everything is.
+const DESCRIPTION: &str = "CULVERT_CLUSTER";
+
 /// What to run, and on what.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Wanted {
@@ -54,10 +57,25 @@ pub(crate) fn counted(place: &Place, wanted: &Wanted, long: bool, consent: Conse
     preflight::kernel_work()?;
     tools::ensure(&[Need::Ebpf, Need::Lab], consent)?;
     let helm = helm::program()?;
-    life::up(place, None, consent)?;
-    let outcome = life::images(place, wanted.programs.clone(), consent)
-        .and_then(|programs| tests(place, wanted, long, &Programs { helm, own: programs }, tally));
-    if !wanted.keep {
+    on(place, life::Kind::default(), wanted.keep, consent, || {
+        let programs = life::images(place, wanted.programs.clone(), consent)?;
+        tests(place, wanted, long, &Programs { helm: helm.clone(), own: programs }, tally)
+    })?;
+    if !wanted.filters.is_empty() && !wanted.filters.iter().any(|word| word.contains("dual")) {
+        return Ok(());
+    }
+    let both = Place::new(&format!("{}-dual", place.name()))?;
+    on(&both, life::Kind { dual_stack: true, ..Default::default() }, wanted.keep, consent, || {
+        let programs = life::images(&both, wanted.programs.clone(), consent)?;
+        dual_stack(&both, wanted, &Programs { helm, own: programs }, tally)
+    })
+}
+
+/// Makes the cluster when it is not up, and ends it afterwards.
+fn on(place: &Place, kind: life::Kind, keep: bool, consent: Consent, tests: impl FnOnce() -> Result<()>) -> Result<()> {
+    life::up(place, kind, consent)?;
+    let outcome = tests();
+    if !keep {
         life::down(place)?;
     }
     outcome
@@ -78,6 +96,36 @@ fn given(wanted: Option<&PathBuf>, beside: &str) -> Result<Option<PathBuf>> {
 
 fn tests(place: &Place, wanted: &Wanted, long: bool, programs: &Programs, tally: &mut Tally) -> Result<()> {
     let (seeds, cases) = (given(wanted.seeds.as_ref(), "seeds")?, given(wanted.cases.as_ref(), "conformance")?);
+    let description = describe(place, programs, (&seeds, &cases))?;
+    let mut cargo: Command = shell::cargo();
+    cargo.args(["test", "--no-fail-fast"]);
+    for package in PACKAGES {
+        cargo.args(["--package", package]);
+    }
+    cargo.args(["--", "--test-threads=1"]).args(long.then_some("--include-ignored")).args(&wanted.filters);
+    for (folder, tests, flag) in [(&seeds, "given::seeds", "--seeds"), (&cases, "given::cases", "--cases")] {
+        if folder.is_none() {
+            println!("not run, {flag} DIR was not given: {tests}");
+            cargo.args(["--skip", tests]);
+        }
+    }
+    tally.run("cluster", cargo.env(DESCRIPTION, &description))
+}
+
+/// What needs a cluster whose Services and pods have addresses of both families.
+fn dual_stack(place: &Place, wanted: &Wanted, programs: &Programs, tally: &mut Tally) -> Result<()> {
+    let description = describe(place, programs, (&None, &None))?;
+    let mut cargo: Command = shell::cargo();
+    cargo.args(["test", "--no-fail-fast", "--package", PACKAGE, "--test", "dual", "--", "--test-threads=1"]);
+    tally.run("cluster of both families", cargo.args(&wanted.filters).env(DESCRIPTION, &description))
+}
+
+/// Writes down for the tests where everything is.
+fn describe(
+    place: &Place,
+    programs: &Programs,
+    (seeds, cases): (&Option<PathBuf>, &Option<PathBuf>),
+) -> Result<PathBuf> {
     let description = place.folder().join("cluster.json");
     let content = json!({
         "name": place.name(),
@@ -91,17 +139,5 @@ fn tests(place: &Place, wanted: &Wanted, long: bool, programs: &Programs, tally:
         "cases": cases,
     });
     std::fs::write(&description, content.to_string())?;
-    let mut cargo: Command = shell::cargo();
-    cargo.args(["test", "--no-fail-fast"]);
-    for package in PACKAGES {
-        cargo.args(["--package", package]);
-    }
-    cargo.args(["--", "--test-threads=1"]).args(long.then_some("--include-ignored")).args(&wanted.filters);
-    for (folder, tests, flag) in [(&seeds, "given::seeds", "--seeds"), (&cases, "given::cases", "--cases")] {
-        if folder.is_none() {
-            println!("not run, {flag} DIR was not given: {tests}");
-            cargo.args(["--skip", tests]);
-        }
-    }
-    tally.run("cluster", cargo.env("CULVERT_CLUSTER", &description))
+    Ok(description)
 }

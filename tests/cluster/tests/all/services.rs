@@ -1,7 +1,6 @@
 //! Services of every shape: each works, or is refused with a reason that the caller's agent records.
 //!
-//! Not here: dual stack (Kubernetes 1.20 has it as an alpha feature that all components must be started with; the netns and
-//! e2e suites have IPv6) and `internalTrafficPolicy` (came with 1.21: this API server drops the field; what culvert makes of it
+//! Not here: dual stack (`tests/dual.rs`, on a cluster of its own) and `internalTrafficPolicy` (came with 1.21: this API server drops the field; what culvert makes of it
 //! is tried in `culvert-manifests` and `culvert-workload`).
 
 use std::collections::BTreeSet;
