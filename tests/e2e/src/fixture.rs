@@ -82,6 +82,14 @@ pub fn address(manifests: &Path, pod: &str, address: &str) -> Result<()> {
     Ok(std::fs::write(&file, parts.collect::<Vec<_>>().join("---\n"))?)
 }
 
+/// From now on pods of `app` ask nobody who he is.
+pub fn allow_anybody(manifests: &Path) -> Result<()> {
+    let text = ALLOW.replace("[{from: [{source: {namespaces: [app]}}]}]", "[{}]");
+    let beside = manifests.join(".allow.yaml.new");
+    std::fs::write(&beside, text)?;
+    Ok(std::fs::rename(beside, manifests.join("allow.yaml"))?)
+}
+
 /// Refuses `source` (a service account of `app`) at every pod of `app` from now on.
 pub fn deny(manifests: &Path, source: &str) -> Result<()> {
     let text = format!(

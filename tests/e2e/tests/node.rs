@@ -6,12 +6,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use culvert_e2e::fixture;
 use culvert_e2e::mesh::{Mesh, Programs, RunningPod, wait_until};
 use culvert_e2e::streams::{Server, connect, echo, ping};
-use culvert_lab::anyhow::{Context as _, Result, bail, ensure};
+use culvert_lab::anyhow::{Context as _, Result, anyhow, bail, ensure};
 use culvert_lab::{Netns, Node, Process, in_sandbox};
 use serde_json::{Value, json};
 
@@ -279,6 +282,88 @@ fn running_pods_are_taken_when_their_namespace_is_labelled_and_let_go_when_it_is
         let mut after = connect(&from, to)?;
         ping(&mut after, b"after the label")
     })
+}
+
+/// Calls again and again until it is stopped; gives the number of calls, and each failure with its moment.
+struct Caller {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<(usize, Vec<String>)>,
+}
+
+impl Caller {
+    fn start(from: &Netns, to: SocketAddr) -> Self {
+        let (stop, from) = (Arc::new(AtomicBool::new(false)), from.clone());
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let (begun, mut calls, mut failures) = (Instant::now(), 0, Vec::new());
+            while !stopped.load(Ordering::Relaxed) {
+                let called = Instant::now();
+                let outcome = connect(&from, to).and_then(|mut stream| ping(&mut stream, b"a call"));
+                calls += 1;
+                if let Err(error) = outcome {
+                    failures.push(format!("after {:?}: {error:#}", begun.elapsed()));
+                }
+                // What the guard holds back while a pod is being taken the kernel sends again after a second.
+                if called.elapsed() > Duration::from_millis(2500) {
+                    failures.push(format!("after {:?}: it took {:?}", begun.elapsed(), called.elapsed()));
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            (calls, failures)
+        });
+        Self { stop, thread }
+    }
+
+    /// Ends calling; at most `bearable` calls may have failed.
+    fn stop(self, what: &str, bearable: usize) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        let (calls, failures) = self.thread.join().map_err(|_| anyhow!("the caller panicked"))?;
+        ensure!(calls > 50, "{what}: only {calls} calls");
+        ensure!(failures.len() <= bearable, "{what}: {} of {calls} calls: {failures:#?}", failures.len());
+        Ok(())
+    }
+}
+
+#[test]
+fn no_connection_is_refused_while_running_pods_come_into_the_mesh_and_leave_it() {
+    in_sandbox!(|| {
+        let pods = [("client", "node1", "10.244.1.2"), ("server", "node2", "10.244.2.2")];
+        let mut mesh = Mesh::without_culvert(&running(&pods)?)?;
+        label(&mesh, false, "PERMISSIVE")?;
+        mesh.start_programs(&["--discover-pods"])?;
+        let cgroups = Cgroups::new()?;
+        let mut processes = Vec::new();
+        for name in ["client.app", "server.app"] {
+            let pod = mesh.pod(name)?;
+            processes.push(cgroups.run(pod, &format!("kubepods/pod{}/c1", pod.spec.uid))?);
+        }
+        let to = SocketAddr::from((mesh.pod("server.app")?.pod.ip4(), PORT));
+        let _server = Server::start(mesh.pod("server.app")?.pod.netns(), PORT, echo)?;
+        let from = mesh.pod("client.app")?.pod.netns().clone();
+        for turn in 1..=3 {
+            // In the first turn a policy asks callers who they are. Where the caller's agent hears of the label some milliseconds
+            // before the other one, or after it, the caller comes in plaintext meanwhile and is refused.
+            let bearable = if turn == 1 { 5 } else { 0 };
+            let caller = Caller::start(&from, to);
+            label(&mesh, true, "PERMISSIVE")?;
+            wait_until("both pods are captured", Duration::from_secs(5), || {
+                Ok(captured(&mesh, "node1")? == ["client"] && captured(&mesh, "node2")? == ["server"])
+            })?;
+            std::thread::sleep(Duration::from_secs(1));
+            caller.stop(&format!("the label comes, turn {turn}"), bearable)?;
+            let caller = Caller::start(&from, to);
+            label(&mesh, false, "PERMISSIVE")?;
+            wait_until("both pods are withdrawn", Duration::from_secs(20), || {
+                let gone =
+                    |agent: &culvert_e2e::mesh::Agent| agent.process.log().matches("pod withdrawn").count() == turn;
+                Ok(mesh.agents.values().all(gone))
+            })?;
+            std::thread::sleep(Duration::from_secs(1));
+            caller.stop(&format!("the label goes, turn {turn}"), bearable)?;
+            fixture::allow_anybody(&mesh.manifests)?;
+        }
+        Ok(())
+    });
 }
 
 #[test]

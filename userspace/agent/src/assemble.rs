@@ -266,7 +266,6 @@ impl Node<'_> {
             keeping: self.settings.on_node.keeper.clone().map(|socket| Keeping { socket }),
             cni,
             proc: self.settings.on_node.host_proc.clone(),
-            drain: self.settings.drain,
         }))
     }
 

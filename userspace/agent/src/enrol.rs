@@ -109,8 +109,6 @@ pub struct Parts {
     pub cni: Option<Arc<Installation>>,
     /// Where the node's procfs is.
     pub proc: PathBuf,
-    /// Longest wait for open connections of a pod whose label was taken away.
-    pub drain: Duration,
 }
 
 /// Nobody else changes the kernel side while this is held.
@@ -223,10 +221,12 @@ impl Enroller {
         self.withdraw_alone(&changing, uid).await
     }
 
+    /// The kernel's part first: nobody is refused because we have stopped listening before callers went past us.
     async fn withdraw_alone(&self, _changing: &Alone<'_>, uid: &str) -> Result<(), EnrolError> {
-        self.forget(&WorkloadUid::new(uid));
         let (redirect, name) = (self.parts.redirect.clone(), uid.to_owned());
-        let result = blocking(move || redirect.withdraw(&name)).await?;
+        let result = blocking(move || redirect.withdraw(&name)).await;
+        self.forget(&WorkloadUid::new(uid));
+        let result = result?;
         match result {
             // Repeating it changes nothing.
             Err(redirect::WithdrawError::NotEnrolled(_)) => {}

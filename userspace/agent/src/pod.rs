@@ -157,6 +157,12 @@ impl Pod {
         words
     }
 
+    /// The control plane says that the pod is not the mesh's any more: until its traffic is its own again, whatever still
+    /// comes by here passes, as it would without us.
+    pub fn leave(&self) {
+        self.judge.store(Arc::new(Judge::open()));
+    }
+
     /// Ends everything of this pod.
     pub fn let_go(&self) {
         self.gone.cancel();

@@ -80,6 +80,13 @@ impl RuleSet {
         Self::assemble(Vec::new(), mtls, DefaultAction::Deny)
     }
 
+    /// A rule set that refuses nothing: of a workload that is not the mesh's any more, while its connections still pass
+    /// through.
+    pub fn open() -> Self {
+        let mtls = EffectiveMtls::compose("", DefaultMode::Permissive, []);
+        Self::assemble(Vec::new(), mtls, DefaultAction::Allow)
+    }
+
     /// The merged mTLS mode.
     pub fn mtls(&self) -> &EffectiveMtls {
         &self.mtls

@@ -20,8 +20,11 @@ impl Enroller {
     pub async fn attend(self: Arc<Self>, list: PathBuf, discovery: Option<Discovery>) {
         let mut changes = self.parts.shared.current.changes();
         let mut written = None;
+        // What was let go may be wanted again.
+        let mut held = self.changed.subscribe();
         loop {
             changes.borrow_and_update();
+            held.borrow_and_update();
             let mut missing = false;
             if let Some(snapshot) = self.parts.shared.current.get() {
                 let local = local(&snapshot, &self.parts.node);
@@ -37,6 +40,7 @@ impl Enroller {
                     Ok(()) => tokio::time::sleep(TOGETHER).await,
                     Err(_) => return,
                 },
+                Ok(()) = held.changed() => tokio::time::sleep(TOGETHER).await,
                 () = tokio::time::sleep(pause) => {}
             }
         }
