@@ -221,12 +221,11 @@ impl Enroller {
         self.withdraw_alone(&changing, uid).await
     }
 
-    /// The kernel's part first: nobody is refused because we have stopped listening before callers went past us.
+    /// Our part first: what an application still sends on a connection that we carried must not find its own way out.
     async fn withdraw_alone(&self, _changing: &Alone<'_>, uid: &str) -> Result<(), EnrolError> {
-        let (redirect, name) = (self.parts.redirect.clone(), uid.to_owned());
-        let result = blocking(move || redirect.withdraw(&name)).await;
         self.forget(&WorkloadUid::new(uid));
-        let result = result?;
+        let (redirect, name) = (self.parts.redirect.clone(), uid.to_owned());
+        let result = blocking(move || redirect.withdraw(&name)).await?;
         match result {
             // Repeating it changes nothing.
             Err(redirect::WithdrawError::NotEnrolled(_)) => {}

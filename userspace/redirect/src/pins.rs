@@ -7,14 +7,12 @@
 
 use std::fs::{DirBuilder, Permissions};
 use std::io;
-use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use culvert_abi::ABI_VERSION;
 
 use crate::error::OpenError;
-use crate::sys;
 
 /// The pins of one node.
 #[derive(Clone, Debug)]
@@ -44,21 +42,6 @@ impl PodPins {
             listeners: pin("listeners"),
             folder,
         }
-    }
-
-    /// Takes the guard off, then steering, and removes their pins: in between the guard would drop what is not steered.
-    pub(crate) fn open(&self) -> io::Result<()> {
-        for pin in [&self.guard, &self.steer] {
-            let Some(link) = sys::pinned(pin)? else { continue };
-            match sys::detach_link(link.as_fd()) {
-                // Without its pin it goes as well, a little later. What is pinned for clsact is no link.
-                Err(error) if !matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => {
-                    return Err(error);
-                }
-                _ => ignore_absent(std::fs::remove_file(pin))?,
-            }
-        }
-        Ok(())
     }
 
     /// Removes all pins of the pod, the guard last; what is pinned nowhere else is detached by that.

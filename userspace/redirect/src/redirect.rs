@@ -90,12 +90,6 @@ impl Redirect {
         self.node.pinned().map_err(|source| VerifyError::System { action: "read the pins".to_owned(), source })
     }
 
-    /// Lets new connections of a pod go past the agent from here on, in and out. What the agent carries goes on;
-    /// [`withdraw`](Self::withdraw) ends it.
-    pub fn let_pass(&self, uid: &str) -> Result<(), WithdrawError> {
-        self.node.let_pass(uid)
-    }
-
     /// Detaches everything of a pod and removes rules, routes and pins. Works with a netns or veth
     /// that is gone. Also closes what [`PodRedirect`] handed out from accepting: the listeners no
     /// longer get anything.

@@ -16,7 +16,7 @@ use crate::interface;
 use crate::namespace::Namespace;
 use crate::netlink::Netlink;
 use crate::node::{Enrolled, Node};
-use crate::pod::{Listeners, PinnedPod};
+use crate::pod::Listeners;
 use crate::settings::{OpenFlows, PodSettings};
 use crate::{kept, listener, programs, routing, verify};
 
@@ -144,9 +144,10 @@ impl Node {
 
     pub(crate) fn withdraw(&self, uid: &str) -> Result<(), WithdrawError> {
         let _one_at_a_time = self.enrolment();
-        let pinned = self.pinned_pod(uid)?;
-        // First of all, so that nobody is refused meanwhile.
-        self.open_pod(&pinned)?;
+        let pinned = self.pinned().map_err(withdrawing("read the pins"))?;
+        let Some(pinned) = pinned.into_iter().find(|pod| pod.uid == uid) else {
+            return Err(WithdrawError::NotEnrolled(uid.to_owned()));
+        };
         let enrolled = self.pods().remove(uid);
         let netns = match &enrolled {
             Some(pod) => Some(pod.netns.clone()),
@@ -159,31 +160,14 @@ impl Node {
             self.leave(&netns, ifindex).map_err(withdrawing("clear the pod's netns"))?;
         }
         if self.mechanism == Mechanism::Clsact && pinned.host_ifindex != 0 {
-            self.at_home(|| self.mechanism.detach(ifindex, Way::Egress))
-                .map_err(withdrawing("detach from the host veth"))?;
+            self.at_home(|| {
+                self.mechanism.detach(ifindex, Way::Egress)?;
+                self.mechanism.detach(ifindex, Way::Ingress)
+            })
+            .map_err(withdrawing("detach from the host veth"))?;
         }
         self.pins.pod(uid).remove().map_err(withdrawing("remove the pins"))?;
         self.forget_host(ifindex).map_err(withdrawing("clear the maps"))
-    }
-
-    pub(crate) fn let_pass(&self, uid: &str) -> Result<(), WithdrawError> {
-        let _one_at_a_time = self.enrolment();
-        self.open_pod(&self.pinned_pod(uid)?)
-    }
-
-    fn pinned_pod(&self, uid: &str) -> Result<PinnedPod, WithdrawError> {
-        let pinned = self.pinned().map_err(withdrawing("read the pins"))?;
-        pinned.into_iter().find(|pod| pod.uid == uid).ok_or_else(|| WithdrawError::NotEnrolled(uid.to_owned()))
-    }
-
-    /// Takes guard and steering off.
-    fn open_pod(&self, pinned: &PinnedPod) -> Result<(), WithdrawError> {
-        if self.mechanism == Mechanism::Clsact && pinned.host_ifindex != 0 {
-            let ifindex = self.enrolled(&pinned.uid).map_or(pinned.host_ifindex, |pod| pod.host.ifindex);
-            self.at_home(|| self.mechanism.detach(ifindex, Way::Ingress))
-                .map_err(withdrawing("detach from the host veth"))?;
-        }
-        self.pins.pod(&pinned.uid).open().map_err(withdrawing("detach guard and steering"))
     }
 
     /// Takes rules, routes and sysctls of ours out of a netns.

@@ -21,7 +21,6 @@ const OBJ_GET_INFO_BY_FD: u32 = 15;
 const PROG_QUERY: u32 = 16;
 const LINK_CREATE: u32 = 28;
 const LINK_UPDATE: u32 = 29;
-const LINK_DETACH: u32 = 34;
 
 /// `enum bpf_attach_type`.
 pub(crate) const ATTACH_SK_LOOKUP: u32 = 36;
@@ -301,16 +300,6 @@ struct LinkUpdateAttr {
 /// Replaces the program of a link in one step.
 pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     bpf(LINK_UPDATE, &mut LinkUpdateAttr { link: number(link), program: number(program), flags: 0, old: 0 }).map(drop)
-}
-
-/// Takes a link's program off at once, whoever else has the link open. Kernels that cannot say so of a kind of link.
-pub(crate) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
-    bpf(LINK_DETACH, &mut LinkDetachAttr { link: number(link) }).map(drop)
-}
-
-#[repr(C)]
-struct LinkDetachAttr {
-    link: u32,
 }
 
 #[repr(C)]

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use culvert_workload::{Workload, WorkloadUid};
+use culvert_workload::Workload;
 
 use super::{EnrolError, Enroller, usable};
 use crate::{
@@ -14,8 +14,8 @@ use crate::{
 
 /// How often the connections of a pod that leaves are counted.
 const LOOK: Duration = Duration::from_millis(50);
-/// How long the connections of a pod that leaves may take to end by themselves.
-const WAY_OUT: Duration = Duration::from_secs(300);
+/// How long the connections of a pod that leaves may take after that to end by themselves.
+const WAY_OUT: Duration = Duration::from_secs(5);
 /// How long it takes at most until all agents have heard of a change (docs/control-plane.md, "Scale").
 const WORD_GOES_ROUND: Duration = Duration::from_secs(1);
 
@@ -58,70 +58,39 @@ impl Enroller {
     }
 
     /// The label was taken away, and nothing forbids that open connections end by themselves: for a while the agent goes on
-    /// with them, while new ones go past it. A strict pod's end at once.
+    /// with them, and takes new ones, of which no policy of the mesh says anything any more. A strict pod's end at once.
     fn drain(self: &Arc<Self>, pod: &Arc<Pod>) {
+        // Also of one that is on its way already: in between it may have been wanted again.
+        pod.leave();
         match self.held().get_mut(&pod.uid).filter(|held| Arc::ptr_eq(&held.pod, pod)) {
             Some(held) if !held.draining => held.draining = true,
             _ => return,
         }
         tracing::info!(pod = %pod.uid, patience = ?WAY_OUT, "the pod leaves the mesh: its connections may end");
-        pod.leave();
         let (enroller, pod) = (self.clone(), pod.clone());
         tokio::spawn(async move {
             // Until then some callers still come by HBONE, which is answered here only.
             tokio::time::sleep(WORD_GOES_ROUND).await;
-            let open = enroller.leaves(&pod) && enroller.let_pass(&pod).await;
             let quiet = async {
-                loop {
-                    // First of all: what was steered to us a moment ago is not among the open ones yet.
+                while !pod.live.is_empty() {
                     tokio::time::sleep(LOOK).await;
-                    if pod.live.is_empty() || !enroller.leaves(&pod) {
-                        return;
-                    }
                 }
             };
             let _ = tokio::time::timeout(WAY_OUT, quiet).await;
-            enroller.part_with(&pod, open).await;
+            enroller.settle(&pod);
         });
     }
 
-    /// Whether the pod's record still says that it is not enrolled.
-    fn leaves(&self, pod: &Pod) -> bool {
-        let current = self.parts.shared.current.get();
-        current.is_some_and(|now| matches!(usable(&now, &pod.uid, &self.parts.node), Err(EnrolError::NotEnrolled)))
-    }
-
-    /// Whether this pod is one that leaves the mesh: the kernel need not have what a pod of the mesh has.
-    pub(super) fn is_leaving(&self, pod: &WorkloadUid) -> bool {
-        self.held().get(pod).is_some_and(|held| held.draining)
-    }
-
-    /// Lets new connections go past the agent.
-    async fn let_pass(&self, pod: &Pod) -> bool {
-        let _changing = self.changing.lock().await;
-        let (redirect, uid) = (self.parts.redirect.clone(), pod.uid.to_string());
-        match super::blocking(move || redirect.let_pass(&uid)).await {
-            Ok(Ok(())) => true,
-            Ok(Err(error)) => {
-                tracing::warn!(pod = %pod.uid, reason = error.reason(), %error, "new connections still pass the agent");
-                false
-            }
-            Err(_stopping) => false,
-        }
-    }
-
-    /// The end of a pod's way out, or of what had been begun of it: by now it may be wanted again.
-    async fn part_with(&self, pod: &Arc<Pod>, open: bool) {
-        let leaves = self.leaves(pod);
-        // One that is open is let go in any case: if it is wanted again, it is taken anew.
-        if leaves || open {
-            if let Err(error) = self.withdraw(pod.uid.as_str(), None).await {
-                tracing::error!(pod = %pod.uid, reason = error.reason(), %error, "the pod could not be let go");
-            }
-        } else if self.catch_up(pod).is_ok()
-            && let Some(held) = self.held().get_mut(&pod.uid)
-        {
+    /// The end of a pod's way out: it is let go, or by now it is wanted again.
+    fn settle(&self, pod: &Arc<Pod>) {
+        let _following = self.following.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(held) = self.held().get_mut(&pod.uid).filter(|held| Arc::ptr_eq(&held.pod, pod)) {
             held.draining = false;
+        }
+        if let Some(snapshot) = self.parts.shared.current.get()
+            && let Err(why) = self.show(&snapshot, pod)
+        {
+            self.release(pod, &why);
         }
     }
 

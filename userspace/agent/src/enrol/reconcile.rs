@@ -81,8 +81,8 @@ impl Enroller {
             if !turn.is_multiple_of(COUNTS_PER_LOOK) {
                 continue;
             }
-            for pod in self.pods().iter().filter(|pod| !self.is_leaving(&pod.uid)) {
-                self.mend(pod).await;
+            for pod in self.pods() {
+                self.mend(&pod).await;
             }
         }
     }
@@ -109,9 +109,6 @@ impl Enroller {
 
     /// What the kernel says of a pod, now.
     pub async fn captured(&self, uid: &WorkloadUid) -> Captured {
-        if self.is_leaving(uid) {
-            return Captured { error: Some("leaving_mesh"), ..Captured::default() };
-        }
         let (redirect, uid) = (self.parts.redirect.clone(), uid.to_string());
         match super::blocking(move || redirect.verify(&uid)).await {
             Ok(Ok(deviations)) => Captured { deviations, error: None },
