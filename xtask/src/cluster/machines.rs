@@ -33,7 +33,10 @@ pub(crate) struct Parts<'a> {
 
 impl Parts<'_> {
     fn plan(&self, components: Vec<Component>) -> Result<Plan> {
-        let shared = vec![self.place.folder().to_owned(), cache::folder()?];
+        // With the folder of programs that tests run on machines; it may be built later.
+        let programs = crate::paths::cargo_target().join("release");
+        std::fs::create_dir_all(&programs)?;
+        let shared = vec![self.place.folder().to_owned(), cache::folder()?, programs];
         Ok(Plan { shared, files: BTreeMap::new(), copies: Vec::new(), components })
     }
 

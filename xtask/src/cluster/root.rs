@@ -42,10 +42,11 @@ pub(crate) fn enter(name: &str, shared: &[PathBuf]) -> Result<()> {
         std::fs::create_dir_all(&own)?;
         bind(&own, &root.join(folder), MsFlags::empty())?;
     }
+    kernel_mounts(&root)?;
+    // After those: they may lie below /tmp, which is a machine's own.
     for folder in shared {
         bind(folder, &below(&root, folder), MsFlags::empty())?;
     }
-    kernel_mounts(&root)?;
     sysctls(&root, &disk)?;
     cgroups::mount_own(&root)?;
     pivot(&root)
