@@ -73,8 +73,8 @@ pub(crate) fn counted(place: &Place, wanted: &Wanted, long: bool, consent: Conse
 
 /// Makes the cluster when it is not up, and ends it afterwards.
 fn on(place: &Place, kind: life::Kind, keep: bool, consent: Consent, tests: impl FnOnce() -> Result<()>) -> Result<()> {
-    life::up(place, kind, consent)?;
-    let outcome = tests();
+    // One that does not become ready is ended as well: the next run would take it for a cluster.
+    let outcome = life::up(place, kind, consent).and_then(|()| tests());
     if !keep {
         life::down(place)?;
     }

@@ -1,7 +1,9 @@
 //! What `kubectl apply` says of policies that cannot be meant.
 
+use std::time::Duration;
+
 use anyhow::{Result, bail};
-use culvert_cluster::{Cluster, Namespace};
+use culvert_cluster::{Cluster, Namespace, within};
 use serde_json::{Value, json};
 
 #[test]
@@ -15,6 +17,16 @@ fn what_cannot_be_meant_is_refused_with_its_field() -> Result<()> {
         })
         .to_string()
     };
+    // An API server begins to ask a moment after the webhook was registered; until then the control plane alone judges.
+    within(Duration::from_secs(30), "the webhook is asked", || {
+        match cluster.apply(&object("AuthorizationPolicy", json!({"rulez": []}))) {
+            Err(_) => Ok(()),
+            Ok(_) => {
+                cluster.kubectl(&["-n", space.name(), "delete", "authorizationpolicy", "one"])?;
+                bail!("what nobody can mean was taken")
+            }
+        }
+    })?;
     let from = |source: Value| json!({"rules": [{"from": [{"source": source}]}]});
     for (kind, spec, told) in [
         ("AuthorizationPolicy", json!({"rulez": []}), "rulez"),
