@@ -12,6 +12,7 @@ use culvert_e2e::mesh::{Mesh, Programs, wait_until};
 use culvert_e2e::streams::{Server, connect, echo, ping};
 use culvert_lab::anyhow::{Context as _, Result, ensure};
 use culvert_lab::{Netns, Node, Process, in_sandbox};
+use nix::sys::signal::Signal;
 
 const PORT: u16 = 9000;
 const PODS: [(&str, &str); 2] = [("client", "node1"), ("server", "node2")];
@@ -37,7 +38,7 @@ struct Attempt {
     error: Option<String>,
 }
 
-/// New connections, one every 25 ms, each on a thread of its own.
+/// New connections at a steady pace, each on a thread of its own.
 struct Stream {
     attempts: Arc<Mutex<Vec<Attempt>>>,
     stop: Arc<AtomicBool>,
@@ -45,7 +46,7 @@ struct Stream {
 }
 
 impl Stream {
-    fn start(netns: &Netns, to: SocketAddr) -> Stream {
+    fn start(netns: &Netns, to: SocketAddr, pause: Duration) -> Stream {
         let (attempts, stop) = (Arc::<Mutex<Vec<Attempt>>>::default(), Arc::<AtomicBool>::default());
         let (all, stopped, netns) = (attempts.clone(), stop.clone(), netns.clone());
         let worker = std::thread::spawn(move || {
@@ -56,7 +57,7 @@ impl Stream {
                     let attempt = attempt(&netns, to);
                     all.lock().unwrap().push(attempt);
                 }));
-                std::thread::sleep(Duration::from_millis(25));
+                std::thread::sleep(pause);
             }
             running.into_iter().for_each(|one| one.join().unwrap());
         });
@@ -111,7 +112,7 @@ fn t19_while_an_agent_is_dead_new_connections_wait_and_none_is_refused() {
         ping(&mut connect(&client, to)?, b"it works")?;
         for (node, (_, socket)) in nodes.iter().zip(&keepers) {
             for graceful in [false, true] {
-                let stream = Stream::start(&client, to);
+                let stream = Stream::start(&client, to, Duration::from_millis(25));
                 std::thread::sleep(Duration::from_millis(300));
                 let agent = &mut mesh.agents.get_mut(node.name()).unwrap().process;
                 if graceful {
@@ -150,6 +151,92 @@ fn judge(node: &str, graceful: bool, attempts: &[Attempt], dead: Instant, alive:
     Ok(())
 }
 
+/// As kubelet does it: the agent is told to end, and the next one is started while it still runs.
+fn update(mesh: &mut Mesh, node: &Node, keeper: &str) -> Result<Process> {
+    let mut old = mesh.agents.remove(node.name()).context("no agent")?.process;
+    old.signal(Signal::SIGTERM)?;
+    mesh.start_agent_with(node, &["--keeper", keeper])?;
+    old.wait(Duration::from_secs(15))?;
+    let next = &mut mesh.agents.get_mut(node.name()).unwrap().process;
+    next.wait_for_log("the agent runs", Duration::from_secs(15))?;
+    Ok(old)
+}
+
+#[test]
+fn an_agent_that_is_replaced_breaks_no_connection_that_ends_within_its_patience() {
+    in_sandbox!(|| {
+        let mut mesh = Mesh::start(&fixture::manifests(&PODS)?)?;
+        let nodes = mesh.lab.nodes().to_vec();
+        let keepers = nodes.iter().map(keeper).collect::<Result<Vec<_>>>()?;
+        for (node, (_, socket)) in nodes.iter().zip(&keepers) {
+            update(&mut mesh, node, socket)?;
+        }
+        let client = mesh.pod("client.app")?.pod.netns().clone();
+        let to = SocketAddr::from((mesh.pod("server.app")?.pod.ip4(), PORT));
+        let _server = Server::start(mesh.pod("server.app")?.pod.netns(), PORT, echo)?;
+        ping(&mut connect(&client, to)?, b"it works")?;
+        for round in 0..3 {
+            for (node, (_, socket)) in nodes.iter().zip(&keepers) {
+                wait_until("the pod's listeners are kept", Duration::from_secs(12), || kept(node, 1))?;
+                let stream = Stream::start(&client, to, Duration::from_millis(5));
+                std::thread::sleep(Duration::from_millis(300));
+                let old = update(&mut mesh, node, socket)?;
+                std::thread::sleep(Duration::from_millis(700));
+                let attempts = stream.finish();
+                let broken: Vec<&Attempt> = attempts.iter().filter(|one| one.error.is_some()).collect();
+                let slowest = attempts.iter().filter_map(|one| one.answered).max().unwrap_or_default();
+                println!("{}, round {round}: {} connections, slowest {slowest:?}", node.name(), attempts.len());
+                let agents = mesh.agents.values().map(|agent| &agent.process).chain([&old]);
+                let said: Vec<String> = agents.map(failures).collect();
+                ensure!(broken.is_empty(), "{} of {}: {broken:?}\n{}", broken.len(), attempts.len(), said.join("\n"));
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_connection_that_is_still_dialling_when_its_agent_is_replaced_gets_its_tunnel() {
+    in_sandbox!(|| {
+        let mut mesh = Mesh::start(&fixture::manifests(&PODS)?)?;
+        let (near, far) = (mesh.lab.node(1).clone(), mesh.lab.node(2).clone());
+        let (_keeper, socket) = keeper(&near)?;
+        update(&mut mesh, &near, &socket)?;
+        let client = mesh.pod("client.app")?.pod.netns().clone();
+        let to = SocketAddr::from((mesh.pod("server.app")?.pod.ip4(), PORT));
+        let _server = Server::start(mesh.pod("server.app")?.pod.netns(), PORT, echo)?;
+        let far = |mesh: &mut Mesh, signal| mesh.agents.get_mut(far.name()).unwrap().process.signal(signal);
+        // Nobody answers the handshake, for a while.
+        far(&mut mesh, Signal::SIGSTOP)?;
+        let call = std::thread::spawn(move || attempt(&client, to));
+        std::thread::sleep(Duration::from_millis(300));
+        let mut old = mesh.agents.remove(near.name()).context("no agent")?.process;
+        old.signal(Signal::SIGTERM)?;
+        mesh.start_agent_with(&near, &["--keeper", &socket])?;
+        old.wait_for_log("stopping", Duration::from_secs(5))?;
+        std::thread::sleep(Duration::from_millis(300));
+        far(&mut mesh, Signal::SIGCONT)?;
+        let attempt = call.join().unwrap();
+        ensure!(attempt.error.is_none(), "{attempt:?}\n{}", failures(&old));
+        old.wait(Duration::from_secs(15))?;
+        Ok(())
+    })
+}
+
+/// What an agent says of its life and of connections that did not end well.
+fn failures(agent: &Process) -> String {
+    let (log, ok) = (agent.log(), r#""outcome":"ok""#);
+    let lines: Vec<&str> = log.lines().filter(|line| !line.contains(ok)).collect();
+    format!("{}:\n{}", agent.name(), lines.join("\n"))
+}
+
+/// Whether the keeper of this node holds the listeners of so many pods.
+fn kept(node: &Node, wanted: u64) -> Result<bool> {
+    let metrics = metrics(node)?;
+    let line = metrics.lines().find(|line| line.starts_with("culvert_pods_kept ")).context("no such metric")?;
+    Ok(line.ends_with(&format!(" {wanted}")))
+}
+
 #[test]
 fn a_keeper_that_was_restarted_is_told_again_and_forgets_pods_that_are_gone() {
     in_sandbox!(|| {
@@ -158,21 +245,16 @@ fn a_keeper_that_was_restarted_is_told_again_and_forgets_pods_that_are_gone() {
         let (mut first, socket) = keeper(&node)?;
         mesh.agents.get_mut("node1").unwrap().process.kill9()?;
         mesh.start_agent_with(&node, &["--keeper", &socket])?;
-        let kept = |wanted: u64| {
-            let metrics = metrics(&node)?;
-            let line = metrics.lines().find(|line| line.starts_with("culvert_pods_kept ")).context("no such metric")?;
-            Ok(line.ends_with(&format!(" {wanted}")))
-        };
-        wait_until("the pod's listeners are kept", Duration::from_secs(12), || kept(1))?;
+        wait_until("the pod's listeners are kept", Duration::from_secs(12), || kept(&node, 1))?;
         first.kill9()?;
-        wait_until("the keeper's end is noticed", Duration::from_secs(12), || kept(0))?;
+        wait_until("the keeper's end is noticed", Duration::from_secs(12), || kept(&node, 0))?;
         let (_second, _) = keeper(&node)?;
-        wait_until("the next keeper has them", Duration::from_secs(20), || kept(1))?;
+        wait_until("the next keeper has them", Duration::from_secs(20), || kept(&node, 1))?;
         let agent = Programs::find()?.path("culvert-agent").display().to_string();
         let enrol = mesh.agents["node1"].run_dir.join("enrol.sock").display().to_string();
         let uid = mesh.pod("client.app")?.spec.uid.clone();
         node.netns().run(&agent, &["withdraw", "--socket", &enrol, "--uid", &uid])?;
-        wait_until("nothing is kept of a pod that is gone", Duration::from_secs(12), || kept(0))?;
+        wait_until("nothing is kept of a pod that is gone", Duration::from_secs(12), || kept(&node, 0))?;
         Ok(())
     })
 }

@@ -186,6 +186,7 @@ struct Node<'a> {
 struct Running {
     enroller: Arc<Enroller>,
     workers: Arc<Workers>,
+    shared: Arc<Shared>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
@@ -199,7 +200,7 @@ impl Node<'_> {
         let enroller = self.enroller(&shared, &workers, Trust::new(bundles.clone()), cni.clone())?;
         let feed = self.feed(&bundles);
         let node = self.settings.node.clone();
-        let desk = admin::Desk { node, enroller: enroller.clone(), shared, workers: workers.clone() };
+        let desk = admin::Desk { node, enroller: enroller.clone(), shared: shared.clone(), workers: workers.clone() };
         let mut tasks = self.doors(&enroller, desk)?;
         tasks.extend([
             tokio::spawn(control::follow(feed)),
@@ -213,7 +214,7 @@ impl Node<'_> {
         ]);
         // Last: from now on pods are held back until the door behind them answers.
         tasks.extend(cni.map(|cni| tokio::spawn(cni::keep(cni))));
-        Ok(Running { enroller, workers, tasks })
+        Ok(Running { enroller, workers, shared, tasks })
     }
 
     fn shared(&self) -> Arc<Shared> {
@@ -303,16 +304,18 @@ impl Running {
             let _ = tokio::time::timeout(SUCCESSION, there).await;
         }
         self.enroller.stop_accepting();
+        // What was accepted may still open its tunnel: the client has its connection, and knows of nobody else to ask.
         let quiet = async {
-            tokio::join!(self.workers.drain(), tasks::until_quiet(&self.enroller));
+            tokio::join!(self.workers.drain(), tasks::until_quiet(&self.shared.places));
         };
         if tokio::time::timeout(settings.drain, quiet).await.is_err() {
             tracing::info!("connections that are still open are reset");
             for pod in self.enroller.pods() {
                 pod.live.revoke_where(|_| Some("draining"));
             }
-            let _ = tokio::time::timeout(LAST, tasks::until_quiet(&self.enroller)).await;
+            let _ = tokio::time::timeout(LAST, tasks::until_quiet(&self.shared.places)).await;
         }
+        self.workers.hang_up().await;
         if settings.withdraw_on_exit {
             for pod in self.enroller.pods() {
                 if let Err(error) = self.enroller.withdraw(pod.uid.as_str(), None).await {

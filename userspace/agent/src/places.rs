@@ -13,6 +13,7 @@ const FEWEST: usize = 64;
 #[derive(Debug)]
 pub struct Places {
     all: Arc<Semaphore>,
+    count: usize,
     per_pod: usize,
 }
 
@@ -34,7 +35,12 @@ impl Places {
     /// So many connections at once.
     pub fn new(count: usize) -> Self {
         let per_pod = if count < FEWEST { count } else { count / SHARE };
-        Self { all: Arc::new(Semaphore::new(count)), per_pod }
+        Self { all: Arc::new(Semaphore::new(count)), count, per_pod }
+    }
+
+    /// Nobody has one: no connection is open or on its way.
+    pub fn are_free(&self) -> bool {
+        self.all.available_permits() == self.count
     }
 
     /// A pod's part.
@@ -70,7 +76,9 @@ mod tests {
         let taken: Vec<_> = std::iter::from_fn(|| greedy.take()).collect();
         assert_eq!(taken.len(), 25);
         assert!(other.take().is_some(), "the others have places all the same");
+        assert!(!places.are_free(), "25 are taken");
         drop(taken);
+        assert!(places.are_free(), "all came back");
         assert!(greedy.take().is_some(), "a place comes back with its connection");
     }
 

@@ -83,7 +83,10 @@ enum Job {
     /// The pod is gone: its tunnels end.
     Withdrawn(Arc<Pod>),
     Count(oneshot::Sender<Tunnels>),
+    /// Served tunnels take no new stream; the answer comes when the last one is over.
     Drain(oneshot::Sender<()>),
+    /// Nothing is dialled any more, and dialled tunnels end with their last stream.
+    HangUp(oneshot::Sender<()>),
 }
 
 /// Tunnels of one worker, or of all.
@@ -186,9 +189,17 @@ impl Workers {
         total
     }
 
-    /// Opens nothing any more; resolves when the last served stream is done.
+    /// Peers open their streams elsewhere; resolves when the last one that is served is done. Dialled tunnels go on, for
+    /// those who were accepted before.
     pub async fn drain(&self) {
         for answer in self.ask(Job::Drain) {
+            let _ = answer.await;
+        }
+    }
+
+    /// Takes leave of the peers of the dialled tunnels, and opens nothing any more.
+    pub async fn hang_up(&self) {
+        for answer in self.ask(Job::HangUp) {
             let _ = answer.await;
         }
     }
@@ -247,8 +258,13 @@ impl Worker {
                 }
                 Job::Count(answer) => drop(answer.send(self.count())),
                 Job::Drain(done) => drop(tokio::task::spawn_local(async move {
-                    worker.pool.drain();
                     worker.server.drain().await;
+                    let _ = done.send(());
+                })),
+                Job::HangUp(done) => drop(tokio::task::spawn_local(async move {
+                    worker.pool.drain();
+                    // The tunnels' own tasks say it.
+                    tokio::task::yield_now().await;
                     let _ = done.send(());
                 })),
             }

@@ -86,17 +86,26 @@ impl Pool {
 
     /// Opens a stream: over a tunnel that has room and is not older than `route.generation`, else over a new one.
     ///
-    /// `dial` makes the TCP connection and runs only if this call is the one that dials: at most one dial per
-    /// [`TunnelKey`] is in flight, others wait for it and share its failure. The dial goes on when its caller is
+    /// `dial` makes the TCP connection and runs only if this call is the one that dials, at most three times (again when
+    /// the peer took leave at once): at most one dial per [`TunnelKey`] is in flight, others wait for it and share its
+    /// failure. The dial goes on when its caller is
     /// dropped. Tunnels of older generations take no new stream from here on.
-    pub async fn open<D, F>(&self, route: &Route, request: &ConnectRequest, dial: D) -> Result<TunnelStream, OpenError>
+    pub async fn open<D, F>(
+        &self,
+        route: &Route,
+        request: &ConnectRequest,
+        mut dial: D,
+    ) -> Result<TunnelStream, OpenError>
     where
-        D: FnOnce() -> F,
+        D: FnMut() -> F,
         F: Future<Output = io::Result<TcpStream>> + 'static,
     {
-        let mut dial = Some(dial);
-        let mut tries = 0;
+        let (mut tries, mut dials) = (0, 0);
         loop {
+            let mut dial = || {
+                dials += 1;
+                (dials <= TRIES).then(&mut dial).ok_or(OpenError::GoAway)
+            };
             let (seated, fresh) = self.seat(route, &mut dial).await?;
             tries += 1;
             match self.ask(seated, request).await {
@@ -107,9 +116,9 @@ impl Pool {
     }
 
     /// A place in a tunnel, and whether the tunnel was dialled for this call.
-    async fn seat<D, F>(&self, route: &Route, dial: &mut Option<D>) -> Result<(Seated, bool), OpenError>
+    async fn seat<D, F>(&self, route: &Route, dial: &mut D) -> Result<(Seated, bool), OpenError>
     where
-        D: FnOnce() -> F,
+        D: FnMut() -> Result<F, OpenError>,
         F: Future<Output = io::Result<TcpStream>> + 'static,
     {
         loop {
@@ -117,9 +126,7 @@ impl Pool {
                 Seat::Taken(seated) => return Ok((seated, false)),
                 Seat::Wait(turn) => turn,
                 Seat::Dial(turn) => {
-                    // A second dial by one call happens only when its first tunnel broke at once; that is an error.
-                    let dial = dial.take().ok_or(OpenError::GoAway)?;
-                    self.inner.spawn_dial(route.clone(), dial());
+                    self.inner.spawn_dial(route.clone(), dial()?);
                     turn
                 }
             };

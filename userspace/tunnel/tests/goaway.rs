@@ -51,8 +51,8 @@ async fn serve(mut tls: TlsStream<TcpStream>, answers: u32) {
     }
 }
 
-/// A server of which each connection answers so many requests; and how many connections there were.
-async fn server(world: &World, answers: u32) -> (SocketAddr, Rc<Cell<u32>>) {
+/// A server of which each connection answers so many requests, by its number; and how many connections there were.
+async fn server(world: &World, answers: impl Fn(u32) -> u32 + 'static) -> (SocketAddr, Rc<Cell<u32>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let config = world.serving.tls.server_config().unwrap();
@@ -63,7 +63,7 @@ async fn server(world: &World, answers: u32) -> (SocketAddr, Rc<Cell<u32>>) {
             let (tcp, _) = listener.accept().await.unwrap();
             counted.set(counted.get() + 1);
             let tls = TlsAcceptor::from(Arc::clone(&config)).accept(tcp).await.unwrap();
-            spawn_local(serve(tls, answers));
+            spawn_local(serve(tls, answers(counted.get())));
         }
     });
     (address, count)
@@ -73,7 +73,7 @@ async fn server(world: &World, answers: u32) -> (SocketAddr, Rc<Cell<u32>>) {
 fn what_crosses_a_goaway_is_asked_again_over_a_new_tunnel() {
     worker(async {
         let world = World::new().await;
-        let (address, connections) = server(&world, 1).await;
+        let (address, connections) = server(&world, |_| 1).await;
         let route = world.client.route(SERVER, address);
         let _first = world.open_on(&route, address).await.unwrap();
         let _second = world.open_on(&route, address).await.unwrap();
@@ -85,9 +85,20 @@ fn what_crosses_a_goaway_is_asked_again_over_a_new_tunnel() {
 fn a_peer_that_only_ever_says_goaway_is_given_up() {
     worker(async {
         let world = World::new().await;
-        let (address, connections) = server(&world, 0).await;
+        let (address, connections) = server(&world, |_| 0).await;
         let route = world.client.route(SERVER, address);
         assert_eq!(world.open_on(&route, address).await.unwrap_err(), OpenError::GoAway);
-        assert_eq!(connections.get(), 1);
+        assert_eq!(connections.get(), 3);
+    });
+}
+
+#[test]
+fn a_peer_that_leaves_as_soon_as_it_is_dialled_is_dialled_again() {
+    worker(async {
+        let world = World::new().await;
+        let (address, connections) = server(&world, |number| u32::from(number > 1)).await;
+        let route = world.client.route(SERVER, address);
+        let _stream = world.open_on(&route, address).await.unwrap();
+        assert_eq!(connections.get(), 2, "the agent that was leaving, and the one after it");
     });
 }

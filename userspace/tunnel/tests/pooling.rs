@@ -66,10 +66,12 @@ fn one_dial_is_in_flight_per_key_and_its_failure_is_everybodys() {
         let dials = Rc::new(Cell::new(0));
         let open = || {
             let dials = Rc::clone(&dials);
-            let dial = move || async move {
+            let dial = move || {
                 dials.set(dials.get() + 1);
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                Err::<TcpStream, _>(io::ErrorKind::ConnectionRefused.into())
+                async {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    Err::<TcpStream, _>(io::ErrorKind::ConnectionRefused.into())
+                }
             };
             let (pool, route) = (world.pool.clone(), route.clone());
             async move { pool.open(&route, &ConnectRequest::to(Authority::from(route.key.address)), dial).await }
@@ -91,10 +93,13 @@ fn a_dial_goes_on_when_its_caller_is_gone() {
         let world = World::new().await;
         let (address, _connections) = application().await;
         let route = world.route();
-        let slow = world.dial(route.key.address);
-        let slow = move || async move {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            slow().await
+        let mut dial = world.dial(route.key.address);
+        let slow = move || {
+            let dialled = dial();
+            async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                dialled.await
+            }
         };
         let request = ConnectRequest::to(Authority::from(address));
         let impatient = world.pool.open(&route, &request, slow);
@@ -115,7 +120,9 @@ fn a_dial_that_takes_too_long_fails_as_connect_timeout_and_a_handshake_as_its_ow
         let error = world.pool.open(&route, &request, std::future::pending).await.unwrap_err();
         assert_eq!((error.reason(), error.blame()), ("connect_timeout", Blame::Network));
         let (near, _silent) = pair().await;
-        let error = world.pool.open(&route, &request, || async { Ok(near) }).await.unwrap_err();
+        let mut near = Some(near);
+        let silent = || std::future::ready(near.take().ok_or(io::ErrorKind::Other.into()));
+        let error = world.pool.open(&route, &request, silent).await.unwrap_err();
         assert_eq!((error.reason(), error.blame()), ("handshake_timeout", Blame::Network));
     });
 }

@@ -13,7 +13,7 @@ use culvert_tunnel::Generation;
 use culvert_workload::WorkloadUid;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{enrol::Enroller, metrics::Metrics, pod::Pod, worker::Workers};
+use crate::{enrol::Enroller, metrics::Metrics, places::Places, pod::Pod, worker::Workers};
 
 /// How often SVIDs and bundles are looked at for changes.
 const LOOK: Duration = Duration::from_millis(500);
@@ -31,9 +31,9 @@ pub(super) async fn until_stopped() -> io::Result<()> {
     Ok(())
 }
 
-/// No pod has an open connection.
-pub(super) async fn until_quiet(enroller: &Enroller) {
-    while enroller.pods().iter().any(|pod| !pod.live.is_empty()) {
+/// No connection is open, or on its way from its listener to its tunnel.
+pub(super) async fn until_quiet(places: &Places) {
+    while !places.are_free() {
         tokio::time::sleep(QUIET).await;
     }
 }

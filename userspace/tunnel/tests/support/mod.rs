@@ -269,7 +269,7 @@ impl World {
         self.pool.open(route, &ConnectRequest::to(Authority::from(to)), self.dial(route.key.address)).await
     }
 
-    pub fn dial(&self, address: SocketAddr) -> impl FnOnce() -> BoxedDial + use<> {
+    pub fn dial(&self, address: SocketAddr) -> impl FnMut() -> BoxedDial + use<> {
         let dials = Rc::clone(&self.dials);
         move || {
             dials.set(dials.get() + 1);
