@@ -183,14 +183,8 @@ impl Mesh {
 
     /// The same with more settings.
     pub fn start_agent_with(&mut self, node: &Node, settings: &[&str]) -> Result<()> {
-        let run_dir = run_dir(node.name());
-        let mut command = node.netns().command(self.programs.path("culvert-agent"));
-        command.args(["--node", node.name(), "--control", &format!("https://{}", control_address())]);
-        command.arg("--control-root").arg(Path::new(state()).join("root.pem"));
-        command.arg("--join-token-file").arg(token_file(node.name()));
-        command.arg("--run-dir").arg(&run_dir).args(["--bpffs", sandbox::BPFFS, "--log-format", "json"]);
-        command.args(["--metrics", &format!("127.0.0.1:{METRICS_PORT}")]).args(settings);
-        let mut process = Process::start_command(&format!("agent-{}", node.name()), command)?;
+        self.launch_agent_with(node, settings)?;
+        let Some(Agent { process, run_dir }) = self.agents.get_mut(node.name()) else { bail!("no agent") };
         let socket = run_dir.join("enrol.sock");
         wait_until(&format!("the agent of {} is ready", node.name()), START, || {
             if let Some(status) = process.try_wait()? {
@@ -198,6 +192,22 @@ impl Mesh {
             }
             Ok(socket.exists() && ready(node))
         })?;
+        Ok(())
+    }
+
+    /// The same without waiting for it.
+    pub fn launch_agent_with(&mut self, node: &Node, settings: &[&str]) -> Result<()> {
+        let run_dir = run_dir(node.name());
+        let mut command = node.netns().command(self.programs.path("culvert-agent"));
+        command.args(["--node", node.name()]);
+        if !settings.contains(&"--control") {
+            command.arg("--control").arg(format!("https://{}", control_address()));
+        }
+        command.arg("--control-root").arg(Path::new(state()).join("root.pem"));
+        command.arg("--join-token-file").arg(token_file(node.name()));
+        command.arg("--run-dir").arg(&run_dir).args(["--bpffs", sandbox::BPFFS, "--log-format", "json"]);
+        command.args(["--metrics", &format!("127.0.0.1:{METRICS_PORT}")]).args(settings);
+        let process = Process::start_command(&format!("agent-{}", node.name()), command)?;
         let socket = run_dir.join("admin.sock").display().to_string();
         let operator = self.programs.path("culvert").display().to_string();
         report::add_view(&format!("culvert status on {}", node.name()), &[&operator, "status", "--socket", &socket]);
@@ -306,7 +316,8 @@ impl Mesh {
     }
 }
 
-fn control_address() -> SocketAddr {
+/// Where the control plane listens.
+pub fn control_address() -> SocketAddr {
     SocketAddr::new(IpAddr::V4(FABRIC_IP4), CONTROL_PORT)
 }
 

@@ -2,13 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use culvert_e2e::fixture;
-use culvert_e2e::mesh::{Mesh, Programs, wait_until};
+use culvert_e2e::mesh::{Mesh, Programs, control_address, wait_until};
 use culvert_e2e::streams::{Server, connect, echo, ping};
 use culvert_lab::anyhow::{Context as _, Result, ensure};
 use culvert_lab::{Netns, Node, Process, in_sandbox};
@@ -221,6 +221,62 @@ fn a_connection_that_is_still_dialling_when_its_agent_is_replaced_gets_its_tunne
         old.wait(Duration::from_secs(15))?;
         Ok(())
     })
+}
+
+#[test]
+fn a_connection_that_comes_before_the_next_agents_svid_waits_for_it() {
+    in_sandbox!(|| {
+        let mut mesh = Mesh::start(&fixture::manifests(&PODS)?)?;
+        let node = mesh.lab.node(2).clone();
+        let (_keeper, socket) = keeper(&node)?;
+        update(&mut mesh, &node, &socket)?;
+        wait_until("the pod's listeners are kept", Duration::from_secs(12), || kept(&node, 1))?;
+        let client = mesh.pod("client.app")?.pod.netns().clone();
+        let to = SocketAddr::from((mesh.pod("server.app")?.pod.ip4(), PORT));
+        let _server = Server::start(mesh.pod("server.app")?.pod.netns(), PORT, echo)?;
+        // The pod is captured 20 ms after the agent has heard of it, and its certificate cannot come as fast.
+        let far = format!("https://{}", far_away(control_address())?);
+        let mut old = mesh.agents.remove(node.name()).context("no agent")?.process;
+        old.terminate(Duration::from_secs(15))?;
+        let stream = Stream::start(&client, to, Duration::from_millis(50));
+        mesh.launch_agent_with(&node, &["--keeper", &socket, "--control", &far])?;
+        let next = &mut mesh.agents.get_mut(node.name()).unwrap().process;
+        next.wait_for_log("SVID published", Duration::from_secs(30))?;
+        std::thread::sleep(Duration::from_millis(500));
+        let attempts = stream.finish();
+        let said = failures(next);
+        let (captured, published) = (said.find("pod captured"), said.find("SVID published"));
+        ensure!(captured.is_some_and(|at| Some(at) < published), "the certificate was faster:\n{said}");
+        let broken: Vec<&Attempt> = attempts.iter().filter(|one| one.error.is_some()).collect();
+        ensure!(broken.is_empty(), "{} of {} broke: {broken:?}\n{said}", broken.len(), attempts.len());
+        Ok(())
+    })
+}
+
+/// An address at which `to` answers, each time 300 ms later.
+fn far_away(to: SocketAddr) -> Result<SocketAddr> {
+    let listener = TcpListener::bind((to.ip(), 0))?;
+    let here = listener.local_addr()?;
+    let relay = move |near: TcpStream| -> std::io::Result<()> {
+        let far = TcpStream::connect(to)?;
+        let (mut requests, mut to_far) = (near.try_clone()?, far.try_clone()?);
+        std::thread::spawn(move || std::io::copy(&mut requests, &mut to_far));
+        let (mut answers, mut to_near, mut part) = (far, near, vec![0; 1 << 16]);
+        loop {
+            let read = answers.read(&mut part)?;
+            std::thread::sleep(Duration::from_millis(300));
+            to_near.write_all(&part[..read])?;
+            if read == 0 {
+                return to_near.shutdown(std::net::Shutdown::Both);
+            }
+        }
+    };
+    std::thread::spawn(move || {
+        for near in listener.incoming().flatten() {
+            std::thread::spawn(move || relay(near));
+        }
+    });
+    Ok(here)
 }
 
 /// What an agent says of its life and of connections that did not end well.

@@ -1,6 +1,7 @@
 //! A program running in a namespace of the lab, with its log in a file.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -22,7 +23,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `program arguments` inside `netns`; standard output and error go to `/run/lab/NAME.log`, appended.
+    /// Starts `program arguments` inside `netns`; standard output and error go to `/run/lab/NAME.log`, or
+    /// `/run/lab/NAME-2.log` and so on where another one of that name was started before.
     pub fn start(netns: &Netns, name: &str, program: impl AsRef<Path>, arguments: &[&str]) -> Result<Process> {
         let mut command = netns.command(program.as_ref());
         command.args(arguments);
@@ -33,8 +35,7 @@ impl Process {
     pub fn start_command(name: &str, mut command: Command) -> Result<Process> {
         let folder = Path::new("/run/lab");
         std::fs::create_dir_all(folder)?;
-        let log = folder.join(format!("{name}.log"));
-        let out = File::options().create(true).append(true).open(&log)?;
+        let (log, out) = own_log(folder, name)?;
         report::register_log(name, log.clone());
         let child = command
             .stdin(Stdio::null())
@@ -142,6 +143,19 @@ impl Process {
             .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok())
             .with_context(|| format!("no VmRSS for {}", self.name))
     }
+}
+
+/// A file that no other process writes to: what it says is this one's word.
+fn own_log(folder: &Path, name: &str) -> Result<(PathBuf, File)> {
+    for life in 1.. {
+        let file = if life == 1 { format!("{name}.log") } else { format!("{name}-{life}.log") };
+        let path = folder.join(file);
+        match File::options().create_new(true).append(true).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            opened => return Ok((path, opened?)),
+        }
+    }
+    bail!("no name is left for the log of {name}")
 }
 
 impl Drop for Process {

@@ -2,6 +2,7 @@
 //! which accepts from it and keeps its own share, so that a connection changes threads once at most.
 
 use std::{
+    future::Future,
     io,
     net::{SocketAddr, TcpListener, TcpStream},
     rc::Rc,
@@ -10,8 +11,12 @@ use std::{
 };
 
 use culvert_redirect::Listeners;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use culvert_svid::Status;
+use tokio::{sync::watch, time::timeout};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 
 use crate::{
     accepted::canonical,
@@ -27,55 +32,101 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Longest wait of a connection for a place.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// One task per listener; they end with the pod, or when they are aborted.
-pub(crate) fn start(
-    listeners: Listeners,
-    pod: &Arc<Pod>,
-    shared: &Arc<Shared>,
-    workers: &Arc<Workers>,
-) -> Vec<JoinHandle<()>> {
-    let Listeners { inbound_v4, outbound_v4, inbound_v6, outbound_v6 } = listeners;
-    let all = [
-        (Direction::Inbound, Some(inbound_v4)),
-        (Direction::Outbound, Some(outbound_v4)),
-        (Direction::Inbound, inbound_v6),
-        (Direction::Outbound, outbound_v6),
-    ];
-    let start = |(direction, listener): (Direction, Option<TcpListener>)| {
-        let acceptor = Acceptor { direction, pod: pod.clone(), shared: shared.clone(), workers: workers.clone() };
-        let (listener, home) = (listener?, workers.clone());
-        Some(tokio::spawn(async move {
-            let stop = CancellationToken::new();
-            // Aborting this task drops the guard, which ends the acceptor on its worker.
-            let _guard = stop.clone().drop_guard();
-            home.listen(acceptor, listener, stop.clone());
-            stop.cancelled().await;
-        }))
-    };
-    all.into_iter().filter_map(start).collect()
+/// How long connections wait for their pod's first SVID, before they are refused for want of it.
+const FIRST_SVID: Duration = Duration::from_secs(5);
+
+/// The acceptors of one pod; when this is dropped they stop.
+#[derive(Debug)]
+pub(crate) struct Acceptors {
+    stop: CancellationToken,
+    running: TaskTracker,
+}
+
+/// What there is to accept.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    /// The pod's listeners.
+    pub(crate) listeners: Listeners,
+    /// Connections that the self-test of an enrolment took instead of its own: the pod's, like any other.
+    pub(crate) early: Vec<TcpStream>,
+    /// Where the pod's SVID stands: until it is there connections stay in the kernel's backlog. An agent that takes a
+    /// pod over from another one would otherwise refuse those that came in between.
+    pub(crate) svid: watch::Receiver<Status>,
+}
+
+impl Acceptors {
+    /// One per listener.
+    pub(crate) fn start(waiting: Waiting, pod: &Arc<Pod>, shared: &Arc<Shared>, workers: &Arc<Workers>) -> Self {
+        let Waiting { listeners, early, svid } = waiting;
+        let Listeners { inbound_v4, outbound_v4, inbound_v6, outbound_v6 } = listeners;
+        let all = [
+            (Direction::Inbound, Some(inbound_v4), Vec::new()),
+            (Direction::Outbound, Some(outbound_v4), early),
+            (Direction::Inbound, inbound_v6, Vec::new()),
+            (Direction::Outbound, outbound_v6, Vec::new()),
+        ];
+        let acceptors = Self { stop: CancellationToken::new(), running: TaskTracker::new() };
+        for (direction, listener, early) in all {
+            let Some(listener) = listener else { continue };
+            let acceptor = Acceptor {
+                direction,
+                early,
+                svid: svid.clone(),
+                pod: pod.clone(),
+                shared: shared.clone(),
+                workers: workers.clone(),
+                stop: acceptors.stop.clone(),
+                _running: acceptors.running.token(),
+            };
+            workers.listen(acceptor, listener);
+        }
+        acceptors
+    }
+
+    /// Accepts nothing any more, as soon as the answer resolves: who comes later waits in the kernel's backlog.
+    pub(crate) fn stop(&self) -> impl Future<Output = ()> + use<> {
+        self.stop.cancel();
+        self.running.close();
+        let running = self.running.clone();
+        async move { running.wait().await }
+    }
+}
+
+impl Drop for Acceptors {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
 }
 
 #[derive(Debug)]
 pub(crate) struct Acceptor {
     direction: Direction,
+    early: Vec<TcpStream>,
+    svid: watch::Receiver<Status>,
     pod: Arc<Pod>,
     shared: Arc<Shared>,
     workers: Arc<Workers>,
+    stop: CancellationToken,
+    _running: TaskTrackerToken,
 }
 
 impl Acceptor {
     /// Runs on the listener's home.
-    pub(crate) async fn run(self, home: Rc<Worker>, listener: TcpListener, stop: CancellationToken) {
-        let gone = self.pod.gone.clone();
+    pub(crate) async fn run(mut self, home: Rc<Worker>, listener: TcpListener) {
+        let (gone, stop) = (self.pod.gone.clone(), self.stop.clone());
         let accept = async {
+            // Without one, each connection is refused with the reason.
+            let _ = timeout(FIRST_SVID, self.svid.wait_for(|status| status.generation > 0)).await;
+            self.adopt_early();
             if let Err(error) = self.accept_all(&home, listener).await {
                 tracing::error!(%error, pod = %self.pod.uid, "a listener is lost; the reconcile makes a new one");
             }
         };
         tokio::select! {
+            biased;
             () = gone.cancelled() => {}
             () = stop.cancelled() => {}
-            () = accept => stop.cancel(),
+            () = accept => {}
         }
     }
 
@@ -126,6 +177,16 @@ impl Acceptor {
         self.workers.carry(Handover { socket, peer, listener, direction, pod, slot });
     }
 
+    fn adopt_early(&mut self) {
+        // The listener's address is not known here; no early connection can have called it, for nobody knew it.
+        let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
+        for socket in std::mem::take(&mut self.early) {
+            if let Err(error) = self.adopt(socket, nobody) {
+                tracing::info!(%error, pod = %self.pod.uid, "a connection opened during enrolment is reset");
+            }
+        }
+    }
+
     /// Gives a connection that was accepted elsewhere the same way.
     fn adopt(&self, socket: TcpStream, listener: SocketAddr) -> io::Result<()> {
         let peer = socket.peer_addr()?;
@@ -136,23 +197,28 @@ impl Acceptor {
     }
 }
 
-/// Connections that the self-test of an enrolment took instead of its own: the pod's, like any other.
-pub(crate) fn adopt(early: Vec<TcpStream>, pod: &Arc<Pod>, shared: &Arc<Shared>, workers: &Arc<Workers>) {
-    let acceptor =
-        Acceptor { direction: Direction::Outbound, pod: pod.clone(), shared: shared.clone(), workers: workers.clone() };
-    for socket in early {
-        // The listener's address is not known here; no early connection can have called it, for nobody knew it.
-        let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
-        if let Err(error) = acceptor.adopt(socket, nobody) {
-            tracing::info!(%error, pod = %pod.uid, "a connection opened during enrolment is reset");
-        }
-    }
-}
-
 /// The client gave up before it was accepted, or the like: nothing is wrong with the listener.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_accepted_any_more_when_stopping_is_done() {
+        let acceptors = Acceptors { stop: CancellationToken::new(), running: TaskTracker::new() };
+        let running = acceptors.running.token();
+        let mut stopped = Box::pin(acceptors.stop());
+        assert!(acceptors.stop.is_cancelled());
+        assert!(stopped.as_mut().now_or_never().is_none(), "one of them has not heard of it yet");
+        drop(running);
+        stopped.await;
+    }
 }

@@ -303,7 +303,7 @@ impl Running {
             };
             let _ = tokio::time::timeout(SUCCESSION, there).await;
         }
-        self.enroller.stop_accepting();
+        self.enroller.stop_accepting().await;
         // What was accepted may still open its tunnel: the client has its connection, and knows of nobody else to ask.
         let quiet = async {
             tokio::join!(self.workers.drain(), tasks::until_quiet(&self.shared.places));

@@ -29,15 +29,12 @@ use std::{
 use culvert_handover::enrolment::Claim;
 use culvert_identity::SpiffeId;
 use culvert_redirect::{self as redirect, Listeners, OpenFlows, PodRedirect, PodSettings, Redirect};
-use culvert_svid::{Keeper, Signer};
+use culvert_svid::{Keeper, Signer, Status};
 use culvert_workload::{Phase, Protocol, Workload, WorkloadUid};
-use tokio::{
-    sync::{Notify, watch},
-    task::JoinHandle,
-};
+use tokio::sync::{Notify, watch};
 
 use crate::{
-    acceptor,
+    acceptor::{Acceptors, Waiting},
     cni::Installation,
     judge::Judge,
     pod::{Pod, PodParts},
@@ -66,7 +63,7 @@ struct Held {
     pod: Arc<Pod>,
     netns_inode: u64,
     settings: PodSettings,
-    acceptors: Vec<JoinHandle<()>>,
+    acceptors: Acceptors,
     /// Once more what is accepted on, where there is a keeper that may have to be told again.
     listeners: Option<Listeners>,
     /// Its record says that it is not enrolled any more; open connections may end by themselves for a while.
@@ -248,10 +245,9 @@ impl Enroller {
     }
 
     /// Stops taking new connections; open ones go on.
-    pub fn stop_accepting(&self) {
-        for held in self.held().values() {
-            held.acceptors.iter().for_each(JoinHandle::abort);
-        }
+    pub async fn stop_accepting(&self) {
+        let stopped: Vec<_> = self.held().values().map(|held| held.acceptors.stop()).collect();
+        futures::future::join_all(stopped).await;
     }
 
     async fn record(&self, uid: &WorkloadUid) -> Result<Arc<Workload>, EnrolError> {
@@ -349,8 +345,8 @@ impl Enroller {
         if let Some(snapshot) = shared.current.get() {
             pod.follow(&snapshot, record);
         }
-        let acceptors = acceptor::start(listeners, &pod, shared, workers);
-        acceptor::adopt(early, &pod, shared, workers);
+        let waiting = Waiting { listeners, early, svid: self.svid_of(&pod) };
+        let acceptors = Acceptors::start(waiting, &pod, shared, workers);
         let held = Held { pod: pod.clone(), netns_inode, settings, acceptors, listeners: kept, draining: false };
         self.held().insert(record.uid.clone(), held);
         self.closed.lock().unwrap_or_else(PoisonError::into_inner).remove(&record.uid);
@@ -358,6 +354,11 @@ impl Enroller {
         let (namespace, name) = (&record.namespace, &record.name);
         tracing::info!(pod = %record.uid, %namespace, %name, addresses = ?pod.addresses, "pod captured");
         pod
+    }
+
+    /// Where the SVID of a pod stands; of one that is not held any more nothing will be said.
+    fn svid_of(&self, pod: &Pod) -> watch::Receiver<Status> {
+        self.parts.keeper.watch(pod.identity()).unwrap_or_else(|| watch::Sender::new(Status::default()).subscribe())
     }
 
     async fn wait_for_svid(&self, identity: &SpiffeId) -> Result<(), EnrolError> {
@@ -399,7 +400,7 @@ impl Enroller {
     fn end(&self, held: &Held) {
         held.pod.let_go();
         self.parts.workers.withdrawn(&held.pod);
-        held.acceptors.iter().for_each(JoinHandle::abort);
+        drop(held.acceptors.stop());
     }
 
     fn held(&self) -> MutexGuard<'_, HashMap<WorkloadUid, Held>> {

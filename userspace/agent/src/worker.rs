@@ -19,7 +19,6 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::LocalSet,
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     acceptor::Acceptor,
@@ -75,8 +74,8 @@ pub struct Handover {
 /// What a worker is told.
 #[derive(Debug)]
 enum Job {
-    /// Accept connections from this listener, until the token says otherwise.
-    Listen(Box<(Acceptor, TcpListener, CancellationToken)>),
+    /// Accept connections from this listener, until it is stopped.
+    Listen(Box<(Acceptor, TcpListener)>),
     Carry(Box<Handover>),
     /// Tunnels of this pod made with other credentials than today's take no new stream, and are proven again.
     Rotated(Arc<Pod>),
@@ -152,9 +151,9 @@ impl Workers {
     }
 
     /// Gives a listener a home.
-    pub(crate) fn listen(&self, acceptor: Acceptor, listener: TcpListener, stop: CancellationToken) {
+    pub(crate) fn listen(&self, acceptor: Acceptor, listener: TcpListener) {
         let index = self.next_home.fetch_add(1, Ordering::Relaxed) % self.senders.len();
-        let _ = self.senders[index].send(Job::Listen(Box::new((acceptor, listener, stop))));
+        let _ = self.senders[index].send(Job::Listen(Box::new((acceptor, listener))));
     }
 
     /// Whether the next connection is this worker's; if not, the next call of [`Workers::carry`] finds its worker.
@@ -244,8 +243,8 @@ impl Worker {
             let worker = self.clone();
             match job {
                 Job::Listen(listening) => {
-                    let (acceptor, listener, stop) = *listening;
-                    drop(tokio::task::spawn_local(acceptor.run(worker, listener, stop)));
+                    let (acceptor, listener) = *listening;
+                    drop(tokio::task::spawn_local(acceptor.run(worker, listener)));
                 }
                 Job::Carry(handover) => worker.begin(*handover),
                 Job::Rotated(pod) => drop(tokio::task::spawn_local(outbound::rotate(worker, pod))),

@@ -11,7 +11,12 @@ use culvert_wire::report::{NodeStatus, PodStatus};
 use culvert_workload::WorkloadUid;
 
 use super::Enroller;
-use crate::{acceptor, kubelet::Kubelet, metrics::Metrics, pod::Pod};
+use crate::{
+    acceptor::{Acceptors, Waiting},
+    kubelet::Kubelet,
+    metrics::Metrics,
+    pod::Pod,
+};
 
 /// How often the kernel's counters are read.
 const COUNT: Duration = Duration::from_secs(5);
@@ -180,9 +185,9 @@ impl Enroller {
     /// Accepts on new listeners; those of the lost ones end by themselves or with the pod.
     async fn listen(&self, pod: &Arc<Pod>, listeners: Listeners) {
         let kept = self.keep(pod.uid.as_str(), &listeners).await;
-        let started = acceptor::start(listeners, pod, &self.parts.shared, &self.parts.workers);
+        let waiting = Waiting { listeners, early: Vec::new(), svid: self.svid_of(pod) };
+        let started = Acceptors::start(waiting, pod, &self.parts.shared, &self.parts.workers);
         if let Some(held) = self.held().get_mut(&pod.uid) {
-            held.acceptors.drain(..).for_each(|task| task.abort());
             held.acceptors = started;
             held.listeners = kept;
         }
