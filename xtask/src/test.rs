@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
     /// cluster tests.
     #[arg(long)]
     fast: bool,
-    /// Also the tests that take minutes each (soaks, 1 GiB transfers), fuzz longer, and test on a real Kubernetes.
+    /// Also the tests that take minutes each (soaks, 1 GiB transfers), and fuzz longer.
     #[arg(long)]
     long: bool,
     /// Instead: apply each patch of tests/mutants to a copy and demand that its test fails.
@@ -77,15 +77,13 @@ fn suites(wanted: &Arguments, consent: Consent, tally: &mut Tally) -> Result<()>
     }
     if wanted.filters.is_empty() {
         docs::run(docs::README, None, tally)?;
-    }
-    if wanted.long && wanted.filters.is_empty() {
-        on_a_cluster(consent, tally)?;
+        on_a_cluster(wanted.long, consent, tally)?;
     }
     Ok(())
 }
 
 /// On a cluster of the suite's own. Kubernetes is built from source the first time, once per user.
-fn on_a_cluster(consent: Consent, tally: &mut Tally) -> Result<()> {
+fn on_a_cluster(long: bool, consent: Consent, tally: &mut Tally) -> Result<()> {
     let place = cluster::place::Place::new("suite")?;
     // What a killed run has left is not what the page begins with.
     cluster::end(&place)?;
@@ -93,7 +91,7 @@ fn on_a_cluster(consent: Consent, tally: &mut Tally) -> Result<()> {
     docs::run(docs::INSTALL, Some(&place), tally)?;
     cluster::end(&place)?;
     let all = cluster::suite::Wanted::default();
-    if let Err(error) = cluster::suite::counted(&place, &all, true, consent, tally) {
+    if let Err(error) = cluster::suite::counted(&place, &all, long, consent, tally) {
         tally.note("cluster", Err(error));
     }
     Ok(())
@@ -128,11 +126,7 @@ fn close(wanted: &Arguments, tally: &Tally) -> Result<()> {
     if wanted.fast {
         println!("left out by --fast: the lab, kernel, end-to-end, fuzz and cluster tests");
     } else if !wanted.mutants && !wanted.filters.is_empty() {
-        println!("left out, for words were given: the commands of the pages and the fuzz tests");
-    }
-    let on_a_cluster = wanted.long && wanted.filters.is_empty();
-    if !(wanted.mutants || on_a_cluster) {
-        println!("left out without --long: the tests on a Kubernetes cluster (`cargo xtask cluster test`)");
+        println!("left out, for words were given: the commands of the pages, the fuzz tests and those on a cluster");
     }
     if tally.left_out > 0 {
         println!("left out without --long: {} tests", tally.left_out);
