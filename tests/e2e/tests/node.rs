@@ -53,6 +53,11 @@ impl<'a> Runtime<'a> {
 
     /// Standard output, and whether it went well.
     fn call(&self, command: &str, pod: &RunningPod, netns: &Netns) -> Result<(bool, String)> {
+        self.call_as(command, pod, &pod.spec.uid, netns)
+    }
+
+    /// The same of a pod with another UID.
+    fn call_as(&self, command: &str, pod: &RunningPod, uid: &str, netns: &Netns) -> Result<(bool, String)> {
         let run_dir = &self.mesh.agents[pod.pod.node().name()].run_dir;
         let netconf = format!(
             "{{\"cniVersion\":\"1.0.0\",\"name\":\"lab\",\"type\":\"culvert-cni\",\"socket\":{:?},\"known\":{:?},\
@@ -62,7 +67,7 @@ impl<'a> Runtime<'a> {
         );
         let arguments = format!(
             "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID=c1;K8S_POD_UID={}",
-            pod.spec.namespace, pod.spec.name, pod.spec.uid
+            pod.spec.namespace, pod.spec.name, uid
         );
         let mut child = pod
             .pod
@@ -134,6 +139,11 @@ fn the_plugin_brings_a_pod_in_and_holds_back_only_those_of_the_mesh_while_the_ag
                 runtime.expect(command, stranger, if command == "ADD" { PREVIOUS } else { "" })?;
             }
             runtime.expect("DEL", client, "")?;
+            // Of pods that nobody has heard of the list knows the namespace.
+            for (pod, passes) in [(stranger, true), (client, false)] {
+                let (good, said) = runtime.call_as("ADD", pod, "of-nobody", pod.pod.netns())?;
+                ensure!(good == passes, "a new pod of {}: {said}", pod.spec.namespace);
+            }
             ensure!(begun.elapsed() < Duration::from_secs(2), "a dead agent held others up for {:?}", begun.elapsed());
         }
         let node = mesh.lab.node(1).clone();

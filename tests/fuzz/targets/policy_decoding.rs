@@ -7,13 +7,16 @@ use culvert_wire::{Kind, Resource, ResourceError};
 use libfuzzer_sys::fuzz_target;
 use prost_types::Any;
 
-const KINDS: [Kind; 6] = [
-    Kind::Mesh,
-    Kind::Workload,
-    Kind::Service,
-    Kind::AuthorizationPolicy,
-    Kind::PeerAuthentication,
-    Kind::Bundle,
+/// What the first byte of an input says; `None` is an object in JSON. Their order is the corpus's.
+const KINDS: [Option<Kind>; 8] = [
+    Some(Kind::Mesh),
+    Some(Kind::Workload),
+    Some(Kind::Service),
+    Some(Kind::AuthorizationPolicy),
+    Some(Kind::PeerAuthentication),
+    Some(Kind::Bundle),
+    None,
+    Some(Kind::Namespace),
 ];
 
 /// Reads a body under the name that it gives itself.
@@ -29,8 +32,8 @@ fn decode(kind: Kind, body: &Any) -> Option<(String, Resource)> {
 
 fuzz_target!(|data: &[u8]| {
     let Some((&mode, rest)) = data.split_first() else { return };
-    match KINDS.get(usize::from(mode % 7)) {
-        Some(&kind) => {
+    match KINDS[usize::from(mode) % KINDS.len()] {
+        Some(kind) => {
             let body = Any { type_url: kind.type_url().to_owned(), value: rest.to_vec() };
             if let Some((name, read)) = decode(kind, &body) {
                 let again = Resource::decode(kind, &name, Some(&read.encode()));

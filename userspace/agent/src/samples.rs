@@ -95,6 +95,7 @@ pub(crate) fn snapshot(
         authorizations: policies.into_iter().map(|policy| (policy.name.clone(), Arc::new(policy))).collect(),
         authentications: BTreeMap::new(),
         bundles: BTreeMap::new(),
+        namespaces: Arc::default(),
         coverage: crate::coverage::Coverage::default(),
     }
 }

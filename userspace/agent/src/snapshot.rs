@@ -16,7 +16,7 @@ use culvert_policy::{
     AuthorizationPolicy, DefaultAction, DefaultMode, MeshSettings, PeerAuthentication, PolicyName, TrustDomains,
 };
 use culvert_wire::TrustBundle;
-use culvert_workload::{ActionDefault, Found, Mesh, MtlsDefault, Roster, Workload};
+use culvert_workload::{ActionDefault, Found, Membership, Mesh, MtlsDefault, Roster, Workload};
 use tokio::sync::watch;
 
 use crate::coverage::{Asked, Coverage};
@@ -38,6 +38,8 @@ pub struct Snapshot {
     pub authentications: BTreeMap<PolicyName, Arc<PeerAuthentication>>,
     /// The roots of each trust domain.
     pub bundles: BTreeMap<TrustDomain, Arc<TrustBundle>>,
+    /// Whether pods of a namespace are enrolled when they say nothing themselves.
+    pub namespaces: Arc<BTreeMap<Arc<str>, Membership>>,
     /// Of which addresses the roster says everything.
     pub coverage: Coverage,
 }

@@ -18,7 +18,8 @@ pub struct Known {
     /// Pods of this node by UID: enrolled or not.
     #[serde(default)]
     pub pods: BTreeMap<String, bool>,
-    /// Namespaces: whether their pods are enrolled when they say nothing themselves.
+    /// Namespaces: whether somebody there is enrolled, or would be who says nothing himself. `false` is the control plane's
+    /// word and nobody else's; of what it does not speak of, nothing is said here.
     #[serde(default)]
     pub namespaces: BTreeMap<String, bool>,
 }

@@ -4,6 +4,7 @@
 mod backends;
 mod checks;
 mod follow;
+mod namespaces;
 mod people;
 mod settings;
 
@@ -24,6 +25,7 @@ use crate::{
 };
 
 pub use follow::{Changed, Frame};
+pub use namespaces::Namespaces;
 pub use settings::MeshOverrides;
 
 /// What agents are told.
@@ -39,6 +41,22 @@ pub struct State {
     pub authorization: Arc<BTreeMap<PolicyName, AuthorizationPolicy>>,
     /// All PeerAuthentications, likewise.
     pub authentication: Arc<BTreeMap<PolicyName, PeerAuthentication>>,
+    /// All namespaces.
+    pub namespaces: Namespaces,
+}
+
+impl State {
+    /// Nobody, and nothing that holds for anybody.
+    pub fn empty(mesh: Mesh) -> Self {
+        Self {
+            mesh,
+            workloads: SharedMap::default(),
+            services: Arc::default(),
+            authorization: Arc::default(),
+            authentication: Arc::default(),
+            namespaces: Namespaces::default(),
+        }
+    }
 }
 
 /// The state, and what is to be said about it.
@@ -73,6 +91,7 @@ fn whole(
     let mut workloads = people::workloads(&mut view, &mesh, &services, &members, reported);
     backends::put_outsiders(&mut view, &mesh, &members, &mut workloads);
     let (authorization, authentication) = policies(catalog);
+    let namespaces = Namespaces::of(&view, workloads.values());
     let written = services.iter().map(|(name, (_, service))| (name.clone(), service.clone()));
     let state = State {
         mesh,
@@ -80,6 +99,7 @@ fn whole(
         services: Arc::new(written.collect()),
         authorization: Arc::new(authorization),
         authentication: Arc::new(authentication),
+        namespaces,
     };
     let contested = view.complaints.iter().any(|complaint| complaint.reason == people::UID_CONFLICT);
     let frame = Frame::new(services, members, contested);

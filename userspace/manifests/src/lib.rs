@@ -13,7 +13,7 @@ mod kinds;
 mod object;
 mod review;
 
-pub use assemble::{Assembly, Changed, Frame, MeshOverrides, State, assemble};
+pub use assemble::{Assembly, Changed, Frame, MeshOverrides, Namespaces, State, assemble};
 pub use catalog::{Catalog, File, Held, Live, SavedObject, Standing};
 pub use complaint::{Complaint, Severity};
 pub use kinds::{

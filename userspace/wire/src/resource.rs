@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use culvert_identity::TrustDomain;
 use culvert_policy::{AuthorizationPolicy, PeerAuthentication};
-use culvert_workload::{Mesh, Service, Workload};
+use culvert_workload::{Mesh, Namespace, Service, Workload};
 use prost::Message;
 use prost_types::Any;
 
@@ -38,6 +38,8 @@ pub enum Kind {
     PeerAuthentication,
     /// The roots of a trust domain, named by it.
     Bundle,
+    /// Whether its pods are enrolled; named by it.
+    Namespace,
 }
 
 /// The roots of one trust domain, as they are sent; `culvert_identity` knows what may be trusted of it.
@@ -61,6 +63,7 @@ pub enum Resource {
     AuthorizationPolicy(AuthorizationPolicy),
     PeerAuthentication(PeerAuthentication),
     Bundle(TrustBundle),
+    Namespace(Namespace),
 }
 
 /// Why a resource was refused.
@@ -134,8 +137,15 @@ impl ResourceError {
 
 impl Kind {
     /// All types, in the order in which an agent needs them.
-    pub const ALL: [Self; 6] =
-        [Self::Mesh, Self::Bundle, Self::Workload, Self::Service, Self::PeerAuthentication, Self::AuthorizationPolicy];
+    pub const ALL: [Self; 7] = [
+        Self::Mesh,
+        Self::Bundle,
+        Self::Workload,
+        Self::Service,
+        Self::PeerAuthentication,
+        Self::AuthorizationPolicy,
+        Self::Namespace,
+    ];
 
     /// The type URL.
     pub fn type_url(self) -> &'static str {
@@ -146,6 +156,7 @@ impl Kind {
             Self::AuthorizationPolicy => "type.googleapis.com/culvert.v1.AuthorizationPolicy",
             Self::PeerAuthentication => "type.googleapis.com/culvert.v1.PeerAuthentication",
             Self::Bundle => "type.googleapis.com/culvert.v1.Bundle",
+            Self::Namespace => "type.googleapis.com/culvert.v1.Namespace",
         }
     }
 
@@ -163,6 +174,7 @@ impl Kind {
             Self::AuthorizationPolicy => "authorization_policy",
             Self::PeerAuthentication => "peer_authentication",
             Self::Bundle => "bundle",
+            Self::Namespace => "namespace",
         }
     }
 }
@@ -177,6 +189,7 @@ impl Resource {
             Self::AuthorizationPolicy(_) => Kind::AuthorizationPolicy,
             Self::PeerAuthentication(_) => Kind::PeerAuthentication,
             Self::Bundle(_) => Kind::Bundle,
+            Self::Namespace(_) => Kind::Namespace,
         }
     }
 
@@ -189,6 +202,7 @@ impl Resource {
             Self::AuthorizationPolicy(policy) => policy.name.to_string(),
             Self::PeerAuthentication(policy) => policy.name.to_string(),
             Self::Bundle(bundle) => bundle.trust_domain.to_string(),
+            Self::Namespace(namespace) => namespace.name.to_string(),
         }
     }
 
@@ -201,6 +215,7 @@ impl Resource {
             Self::AuthorizationPolicy(policy) => rules::authorization_message(policy).encode_to_vec(),
             Self::PeerAuthentication(policy) => rules::authentication_message(policy).encode_to_vec(),
             Self::Bundle(bundle) => bundle_message(bundle).encode_to_vec(),
+            Self::Namespace(namespace) => people::namespace_message(namespace).encode_to_vec(),
         };
         Any { type_url: self.kind().type_url().to_owned(), value }
     }
@@ -215,6 +230,7 @@ impl Resource {
             Kind::AuthorizationPolicy => read(name, body, rules::read_authorization).map(Self::AuthorizationPolicy),
             Kind::PeerAuthentication => read(name, body, rules::read_authentication).map(Self::PeerAuthentication),
             Kind::Bundle => read(name, body, read_bundle).map(Self::Bundle),
+            Kind::Namespace => read(name, body, people::read_namespace).map(Self::Namespace),
         }?;
         let own = resource.name();
         if own == name { Ok(resource) } else { Err(ResourceError::WrongName { name: name.to_owned(), own }) }

@@ -7,8 +7,8 @@ mod shards;
 mod shared_map;
 
 pub use model::{
-    ActionDefault, Mesh, MtlsDefault, Phase, Protocol, Service, ServiceName, ServicePort, TargetPort, Workload,
-    WorkloadUid,
+    ActionDefault, Membership, Mesh, MtlsDefault, Namespace, Phase, Protocol, Service, ServiceName, ServicePort,
+    TargetPort, Workload, WorkloadUid,
 };
 pub use roster::{Endpoint, EndpointError, Found, Roster, RosterEdit};
 pub use shared_map::{Iter as SharedMapIter, SharedMap};

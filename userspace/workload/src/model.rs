@@ -29,6 +29,26 @@ pub enum Phase {
     Ended,
 }
 
+/// What becomes of a pod of which nothing but its namespace is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Membership {
+    /// It is enrolled if it says nothing itself.
+    Enrolled,
+    /// It is not, but others of its namespace are, by labels of their own: it may be one of them.
+    Mixed,
+    /// It is not, and neither is anybody else there.
+    Outside,
+}
+
+/// One namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespace {
+    /// `metadata.name`.
+    pub name: Arc<str>,
+    /// Enrolled or not.
+    pub membership: Membership,
+}
+
 /// One pod of the mesh or beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Workload {

@@ -17,7 +17,7 @@ use culvert_wire::{
     proto::discovery::DeltaDiscoveryResponse,
     resource::{Marker, read_synced},
 };
-use culvert_workload::{Mesh, Roster, ServiceName, WorkloadUid};
+use culvert_workload::{Membership, Mesh, Roster, ServiceName, WorkloadUid};
 
 use crate::{
     coverage::Coverage,
@@ -43,6 +43,7 @@ pub struct State {
     authorizations: BTreeMap<PolicyName, Arc<AuthorizationPolicy>>,
     authentications: BTreeMap<PolicyName, Arc<PeerAuthentication>>,
     bundles: BTreeMap<TrustDomain, Arc<TrustBundle>>,
+    namespaces: Arc<BTreeMap<Arc<str>, Membership>>,
     coverage: Coverage,
     published: Option<u64>,
     dirty: bool,
@@ -140,6 +141,7 @@ impl State {
             authorizations: self.authorizations.clone(),
             authentications: self.authentications.clone(),
             bundles: self.bundles.clone(),
+            namespaces: Arc::clone(&self.namespaces),
             coverage: self.coverage.clone(),
         })
     }
@@ -199,6 +201,9 @@ impl State {
                 self.authentications.insert(policy.name.clone(), Arc::new(policy));
             }
             Resource::Bundle(bundle) => self.put_bundle(bundle),
+            Resource::Namespace(namespace) => {
+                Arc::make_mut(&mut self.namespaces).insert(namespace.name, namespace.membership);
+            }
         }
     }
 
@@ -229,12 +234,24 @@ impl State {
             Kind::Bundle => {
                 TrustDomain::parse(name).ok().map(|domain| self.bundles.remove(&domain));
             }
+            Kind::Namespace => self.forget_namespace(name),
         }
     }
 
+    /// Of a namespace that is not spoken of it is not known whether its pods are enrolled.
+    fn forget_namespace(&mut self, name: &str) {
+        Arc::make_mut(&mut self.namespaces).remove(name);
+    }
+
     /// A policy that was never understood refuses what it may select: the whole namespace, or from the root
-    /// namespace everything. For all other types the last good version stays, or there is none.
+    /// namespace everything. A namespace that is not understood is none that is known to be outside. For all other types
+    /// the last good version stays, or there is none.
     fn refuse(&mut self, kind: Kind, name: &str, error: &ResourceError) {
+        if kind == Kind::Namespace {
+            // Not held any more, so that a version that was understood is sent again.
+            self.types.entry(kind).or_default().versions.remove(name);
+            return self.forget_namespace(name);
+        }
         let Some(name) = policy_name(name) else { return };
         let text: Arc<str> = error.to_string().into();
         match kind {
@@ -262,7 +279,7 @@ impl State {
                     })
                 });
             }
-            Kind::Mesh | Kind::Workload | Kind::Service | Kind::Bundle => {}
+            Kind::Mesh | Kind::Workload | Kind::Service | Kind::Bundle | Kind::Namespace => {}
         }
     }
 }

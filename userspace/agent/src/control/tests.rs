@@ -4,7 +4,7 @@ use culvert_wire::{
     proto::discovery::{DeltaDiscoveryResponse, Resource as Item},
     resource::{Marker, synced},
 };
-use culvert_workload::WorkloadUid;
+use culvert_workload::{Membership, Namespace, WorkloadUid};
 
 use super::state::{State, StateError};
 use crate::samples::{allow, mesh, pod, service};
@@ -106,6 +106,31 @@ fn a_removed_resource_is_gone_and_not_asked_for_again() {
     state.apply(&gone).expect("a known type");
     assert!(state.publish().expect("complete").authorizations.is_empty());
     assert!(state.versions(Kind::AuthorizationPolicy).is_empty());
+}
+
+#[test]
+fn a_namespace_that_is_gone_or_not_understood_is_not_known_to_be_outside() {
+    let namespace = |name: &str| Resource::Namespace(Namespace { name: name.into(), membership: Membership::Outside });
+    let mut broken = item(&namespace("tools"), "v2");
+    if let Some(body) = &mut broken.resource {
+        body.value.extend([0xff, 0xff, 0xff]);
+    }
+    let mut refused = response(Kind::Namespace, vec![broken, marker(2)]);
+    let mut gone = response(Kind::Namespace, vec![marker(2)]);
+    gone.removed_resources.push("tools".to_owned());
+    for (second, nacked) in [(&mut refused, 1), (&mut gone, 0)] {
+        let mut state = State::default();
+        fill(&mut state, Kind::Namespace, 1);
+        let first = vec![item(&namespace("tools"), "v1"), item(&namespace("other"), "v1"), marker(1)];
+        assert_eq!(take(&mut state, Kind::Namespace, first), 0);
+        let both = [("other".into(), Membership::Outside), ("tools".into(), Membership::Outside)];
+        assert_eq!(*state.publish().expect("complete").namespaces, both.into());
+        fill(&mut state, Kind::Namespace, 2);
+        assert_eq!(state.apply(second).expect("a known type").refused.len(), nacked);
+        let left = [("other".into(), Membership::Outside)];
+        assert_eq!(*state.publish().expect("complete").namespaces, left.into());
+        assert_eq!(state.versions(Kind::Namespace), [("other".to_owned(), "v1".to_owned())].into());
+    }
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! What the control plane says of this node's own pods: written down for the CNI plugin, and compared with what is held.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use culvert_handover::known::Known;
-use culvert_workload::{Phase, Protocol, Workload};
+use culvert_workload::{Membership, Phase, Protocol, Workload};
 
 use super::{Discovery, Enroller};
 use crate::snapshot::Snapshot;
@@ -56,14 +56,16 @@ fn should_be_held(record: &Workload) -> bool {
     record.protocol == Protocol::Hbone
 }
 
-/// A namespace in which somebody is enrolled is one whose pods wait; that one is not in the mesh is never inferred from
-/// pods that happen not to be.
+/// A namespace in which somebody is enrolled is one whose pods wait, whatever else is said of it; that one is not in the
+/// mesh only the control plane says, and it is never inferred from pods that happen not to be.
 fn known(snapshot: &Snapshot, local: &[Arc<Workload>]) -> Known {
+    let told = snapshot.namespaces.iter().map(|(name, membership)| (&**name, *membership != Membership::Outside));
+    let mut namespaces: BTreeMap<&str, bool> = told.collect();
     let enrolled = snapshot.roster.workloads().filter(|one| should_be_held(one));
-    let namespaces: BTreeSet<&str> = enrolled.map(|one| &*one.namespace).collect();
+    namespaces.extend(enrolled.map(|one| (&*one.namespace, true)));
     Known {
         pods: local.iter().map(|one| (one.uid.to_string(), should_be_held(one))).collect(),
-        namespaces: namespaces.into_iter().map(|name| (name.to_owned(), true)).collect(),
+        namespaces: namespaces.into_iter().map(|(name, waits)| (name.to_owned(), waits)).collect(),
     }
 }
 
@@ -94,9 +96,21 @@ mod tests {
         (far.namespace, far.node) = ("far".into(), "n2".into());
         let web = pod("web", "10.0.0.2");
         let namespace = web.namespace.to_string();
-        let state = snapshot([web, tool, far], [], []);
+        let mut state = snapshot([web, tool, far], [], []);
         let list = known(&state, &local(&state, "n1"));
         assert_eq!(list.pods, [("web".to_owned(), true), ("tool".to_owned(), false)].into());
-        assert_eq!(list.namespaces, [(namespace, true), ("far".to_owned(), true)].into());
+        assert_eq!(list.namespaces, [(namespace.clone(), true), ("far".to_owned(), true)].into());
+
+        let says = [
+            ("tools", Membership::Outside),
+            ("empty", Membership::Enrolled),
+            ("mixed", Membership::Mixed),
+            // A pod that is enrolled there is heard of at once, and its namespace may be later.
+            ("far", Membership::Outside),
+        ];
+        state.namespaces = Arc::new(says.map(|(name, membership)| (name.into(), membership)).into());
+        let list = known(&state, &local(&state, "n1"));
+        let expected = [(&*namespace, true), ("far", true), ("tools", false), ("empty", true), ("mixed", true)];
+        assert_eq!(list.namespaces, expected.map(|(name, waits)| (name.to_owned(), waits)).into());
     }
 }

@@ -172,6 +172,28 @@ fn without_an_api_server_the_agents_list_decides_and_what_it_does_not_know_waits
 }
 
 #[test]
+fn without_an_api_server_a_new_pod_is_what_its_namespace_was_said_to_be() {
+    let list = "{\"pods\":{\"own\":true},\"namespaces\":{\"shop\":true,\"tools\":false}}";
+    for (namespace, uid, without_agent, asks) in [
+        ("tools", "new", Ok(()), false),
+        ("tools", "own", Err("agent_unreachable"), true),
+        ("shop", "new", Err("agent_unreachable"), true),
+        ("elsewhere", "new", Err("namespace_unknown"), false),
+    ] {
+        let scene = Scene::without_api();
+        scene.knows(list);
+        match without_agent {
+            Ok(()) => assert_eq!(scene.call("ADD", namespace, "web", uid).expect("passes at once"), PREVIOUS),
+            Err(reason) => assert_eq!(scene.refusal("ADD", namespace, "web", uid), reason, "{namespace} {uid}"),
+        }
+        let asked = scene.agent(good());
+        let taken = scene.call("ADD", namespace, "web", uid);
+        assert_eq!(taken.is_ok(), without_agent != Err("namespace_unknown"), "{namespace} {uid}");
+        assert_eq!(heard(&asked).len(), usize::from(asks), "{namespace} {uid}");
+    }
+}
+
+#[test]
 fn an_api_server_that_refuses_the_plugin_does_not_open_pods() {
     let scene = Scene::new();
     let text = std::fs::read_to_string(&scene.kubeconfig).expect("read");

@@ -11,7 +11,7 @@ use std::{
 
 use culvert_manifests::State;
 use culvert_wire::{Kind, Resource, TrustBundle};
-use culvert_workload::{Mesh, Protocol, Roster, ServiceName, SharedMap, Workload, WorkloadUid};
+use culvert_workload::{Mesh, Namespace, Protocol, Roster, ServiceName, SharedMap, Workload, WorkloadUid};
 use prost_types::Any;
 use sha2::{Digest, Sha256};
 
@@ -81,17 +81,10 @@ impl PartialEq for Snapshot {
 impl Snapshot {
     /// The first one.
     pub fn new(generation: u64, state: &State, bundle: &TrustBundle) -> Self {
-        let nothing = State {
-            workloads: SharedMap::default(),
-            services: Arc::default(),
-            authorization: Arc::default(),
-            authentication: Arc::default(),
-            mesh: state.mesh.clone(),
-        };
         let mut first = Self {
             generation,
             tables: HashMap::new(),
-            state: Arc::new(nothing),
+            state: Arc::new(State::empty(state.mesh.clone())),
             bundle: Arc::new(bundle.clone()),
             roster: Roster::new(&state.mesh.cluster_ranges),
             by_node: HashMap::new(),
@@ -199,6 +192,7 @@ impl Snapshot {
             self.strays = Arc::new(Strays::of(state));
         }
         self.take_policies(&before, state, &mut names);
+        self.take_namespaces(&before, state, &mut names);
         names
     }
 
@@ -214,6 +208,17 @@ impl Snapshot {
                 let (kind, resource) = (Kind::PeerAuthentication, now.cloned().map(Resource::PeerAuthentication));
                 names.entry(kind).or_default().push(self.set(kind, &name.to_string(), resource));
             }
+        }
+    }
+
+    fn take_namespaces(&mut self, before: &State, state: &State, names: &mut Names) {
+        let (before, now) = (before.namespaces.told(), state.namespaces.told());
+        if Arc::ptr_eq(before, now) {
+            return;
+        }
+        for (name, now) in diff(before, now, |_, _| false) {
+            let resource = now.map(|now| Resource::Namespace(Namespace { name: Arc::clone(name), membership: *now }));
+            names.entry(Kind::Namespace).or_default().push(self.set(Kind::Namespace, name, resource));
         }
     }
 

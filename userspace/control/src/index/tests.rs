@@ -78,6 +78,34 @@ async fn only_what_changed_gets_a_new_version_and_nothing_no_new_generation() {
 }
 
 #[tokio::test]
+async fn a_namespace_has_a_new_version_only_when_another_thing_is_told_of_it() {
+    let namespace = |name: &str, label: &str| {
+        format!("---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, labels: {{{label}}}}}}}\n")
+    };
+    let enrolled =
+        |pods: &[&str]| text(pods).replace("namespace: shop", "namespace: shop, labels: {culvert.dev/enroll: 'true'}");
+    let (silent, own) = (namespace("shop", ""), namespace("shop", "culvert.dev/enroll: 'true'"));
+    let bench = Bench::new();
+    let first = format!("{}{silent}", text(&["a1"]));
+    let (changes, mut published) = bench.start(read(&first, &Catalog::default()));
+    let mut last = published.borrow_and_update().snapshot.table(Kind::Namespace)["shop"].version.clone();
+    for (files, new) in [
+        (format!("{}{silent}", enrolled(&["a1"])), true),
+        (format!("{}{silent}", enrolled(&["a1", "b1"])), false),
+        // Enrolled as a whole now: nothing of the pods is different, and still it is another state.
+        (format!("{}{own}", enrolled(&["a1", "b1"])), true),
+        (format!("{}{own}", text(&["a1", "b1", "c1"])), false),
+        (format!("{}{silent}", text(&["a1", "b1"])), true),
+    ] {
+        changes.send(Change::Directory(read(&files, &Catalog::default()))).await.unwrap();
+        published.changed().await.unwrap();
+        let now = published.borrow_and_update().snapshot.table(Kind::Namespace)["shop"].version.clone();
+        assert_eq!(now != last, new, "{files}");
+        last = now;
+    }
+}
+
+#[tokio::test]
 async fn a_restart_keeps_last_good_objects_and_addresses_and_raises_the_generation() {
     let bench = Bench::new();
     let (changes, mut published) = bench.start(read(&text(&["a1"]), &Catalog::default()));

@@ -69,7 +69,11 @@ impl Frame {
         let Some(Held { object: Object::Pod(pod), .. }) = before else { return Some(()) };
         if let Some(record) = next.workloads.get(&pod.uid) {
             let own = *record.namespace == *key.namespace && *record.name == *key.name;
-            own.then(|| next.workloads.remove(&pod.uid))?;
+            if !own {
+                return None;
+            }
+            next.namespaces.leave(record);
+            next.workloads.remove(&pod.uid);
         }
         Some(())
     }
@@ -86,10 +90,12 @@ impl Frame {
         let mut view = View { catalog, complaints: Vec::new() };
         let mesh = &next.mesh;
         let record = people::record(&mut view, (key, held, pod), mesh, &self.services, &self.members, reported);
-        match record.map(|record| next.workloads.insert(pod.uid.clone(), Arc::new(record))) {
+        let Some(record) = record else { return Some(()) };
+        next.namespaces.enter(&record);
+        match next.workloads.insert(pod.uid.clone(), Arc::new(record)) {
             // Somebody else has this UID.
-            Some(Some(_)) => None,
-            Some(None) | None => Some(()),
+            Some(_) => None,
+            None => Some(()),
         }
     }
 }

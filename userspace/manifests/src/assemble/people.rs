@@ -12,7 +12,7 @@ use super::{View, backends::Members};
 use crate::{
     catalog::Held,
     complaint::Severity,
-    kinds::{Enroll, Object, PodObject},
+    kinds::{Enroll, NamespaceObject, Object, PodObject},
     object::{ObjectKey, ObjectKind},
 };
 
@@ -152,10 +152,10 @@ fn protocol(view: &mut View<'_>, key: &ObjectKey, held: &Held, pod: &PodObject) 
     };
     let live = view.catalog.live();
     let istio = live.is_some_and(|live| live.istio_labels);
-    if !pod.enroll.wish(istio).or(namespace.wish(istio)).unwrap_or(false) || pod.phase == Phase::Ended {
+    if !asked_for(pod.enroll, namespace, istio) || pod.phase == Phase::Ended {
         return Protocol::Plain;
     }
-    let claimed = !istio && (pod.enroll.claimed_by_istio() || namespace.claimed_by_istio());
+    let claimed = claimed_as_well(pod.enroll, namespace, istio);
     let (severity, reason, text, remedy) = if pod.host_network {
         let severity = match (pod.enroll.wish(istio), live) {
             (None, None) => return Protocol::Plain,
@@ -175,6 +175,21 @@ fn protocol(view: &mut View<'_>, key: &ObjectKey, held: &Held, pod: &PodObject) 
     };
     view.complain(severity, Some((key, held)), "metadata.labels", reason, text.to_owned(), remedy);
     Protocol::Plain
+}
+
+/// What the pod says goes before what its namespace says.
+fn asked_for(pod: Enroll, namespace: Enroll, istio: bool) -> bool {
+    pod.wish(istio).or(namespace.wish(istio)).unwrap_or(false)
+}
+
+fn claimed_as_well(pod: Enroll, namespace: Enroll, istio: bool) -> bool {
+    !istio && (pod.claimed_by_istio() || namespace.claimed_by_istio())
+}
+
+/// Are the pods of this namespace enrolled that say nothing themselves.
+pub(super) fn enrols(view: &View<'_>, namespace: &NamespaceObject) -> bool {
+    let (silent, istio) = (Enroll::default(), view.catalog.live().is_some_and(|live| live.istio_labels));
+    asked_for(silent, namespace.enroll, istio) && !claimed_as_well(silent, namespace.enroll, istio)
 }
 
 /// The addresses that live pods claim, with the pods that do.

@@ -1,11 +1,11 @@
-//! Mesh, workloads and services.
+//! Mesh, namespaces, workloads and services.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use culvert_identity::SpiffeId;
 use culvert_workload::{
-    ActionDefault, Mesh, MtlsDefault, Phase, Protocol, Service, ServiceName, ServicePort, TargetPort, Workload,
-    WorkloadUid,
+    ActionDefault, Membership, Mesh, MtlsDefault, Namespace, Phase, Protocol, Service, ServiceName, ServicePort,
+    TargetPort, Workload, WorkloadUid,
 };
 
 use crate::{
@@ -34,6 +34,25 @@ pub(super) fn read_mesh(raw: message::Mesh) -> Read<Mesh> {
         default_action: if raw.default_deny { ActionDefault::Deny } else { ActionDefault::Allow },
         cluster_ranges: cidrs("cluster_ranges", &raw.cluster_ranges)?,
     })
+}
+
+pub(super) fn namespace_message(namespace: &Namespace) -> message::Namespace {
+    let membership = match namespace.membership {
+        Membership::Enrolled => message::Membership::Enrolled,
+        Membership::Mixed => message::Membership::Mixed,
+        Membership::Outside => message::Membership::Outside,
+    };
+    message::Namespace { name: namespace.name.to_string(), membership: membership.into() }
+}
+
+pub(super) fn read_namespace(raw: message::Namespace) -> Read<Namespace> {
+    let membership = match message::Membership::try_from(raw.membership) {
+        Ok(message::Membership::Enrolled) => Membership::Enrolled,
+        Ok(message::Membership::Mixed) => Membership::Mixed,
+        Ok(message::Membership::Outside) => Membership::Outside,
+        Err(_) => return Err(FieldError::new("membership", Fault::UnknownValue)),
+    };
+    Ok(Namespace { name: required("name", &raw.name)?, membership })
 }
 
 pub(super) fn workload_message(workload: &Workload) -> message::Workload {

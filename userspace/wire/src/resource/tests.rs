@@ -6,8 +6,8 @@ use culvert_policy::{
     Action, AuthorizationPolicy, Condition, MtlsMode, Operation, PeerAuthentication, PolicyName, Rule, Selector, Source,
 };
 use culvert_workload::{
-    ActionDefault, Mesh, MtlsDefault, Phase, Protocol, Service, ServiceName, ServicePort, TargetPort, Workload,
-    WorkloadUid,
+    ActionDefault, Membership, Mesh, MtlsDefault, Phase, Protocol, Service, ServiceName, ServicePort, TargetPort,
+    Workload, WorkloadUid,
 };
 use proptest::{collection, option, prelude::*};
 
@@ -226,8 +226,13 @@ fn bundle() -> impl Strategy<Value = Resource> {
     )
 }
 
+fn namespace() -> impl Strategy<Value = Resource> {
+    let membership = prop_oneof![Just(Membership::Enrolled), Just(Membership::Mixed), Just(Membership::Outside)];
+    (word(), membership).prop_map(|(name, membership)| Resource::Namespace(Namespace { name: name.into(), membership }))
+}
+
 fn resource() -> impl Strategy<Value = Resource> {
-    prop_oneof![mesh(), workload(), service(), authorization(), authentication(), bundle()]
+    prop_oneof![mesh(), workload(), service(), authorization(), authentication(), bundle(), namespace()]
 }
 
 proptest! {
@@ -248,7 +253,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_it_panic(bytes in collection::vec(any::<u8>(), 0..200), index in 0usize..6) {
+    fn no_bytes_make_it_panic(bytes in collection::vec(any::<u8>(), 0..200), index in 0..Kind::ALL.len()) {
         let kind = Kind::ALL[index];
         let body = Any { type_url: kind.type_url().to_owned(), value: bytes };
         let _ = Resource::decode(kind, "x", Some(&body));
@@ -370,6 +375,10 @@ fn other_bad_fields_are_named() {
         ..Default::default()
     };
     assert_eq!(refused(Kind::Mesh, "mesh", &mesh), ("cluster_ranges[0]".into(), "bad_cidr"));
+    let namespace = message::Namespace { name: "shop".into(), membership: 9 };
+    assert_eq!(refused(Kind::Namespace, "shop", &namespace), ("membership".into(), "unknown_value"));
+    let namespace = message::Namespace::default();
+    assert_eq!(refused(Kind::Namespace, "", &namespace), ("name".into(), "field_missing"));
     let port = message::ServicePort { port: 80, ..Default::default() };
     let service =
         message::Service { namespace: "shop".into(), name: "web".into(), ports: vec![port], ..Default::default() };
@@ -378,6 +387,14 @@ fn other_bad_fields_are_named() {
         message::ServicePort { target: Some(message::service_port::Target::Number(8080)), ..service.ports[0].clone() };
     let service = message::Service { ports: vec![port.clone(), port], ..service };
     assert_eq!(refused(Kind::Service, "shop/web", &service), ("ports[1].port".into(), "duplicate_entry"));
+}
+
+#[test]
+fn a_namespace_of_which_nothing_is_said_is_not_outside() {
+    let raw = message::Namespace { name: "shop".into(), ..Default::default() };
+    let body = Any { type_url: Kind::Namespace.type_url().to_owned(), value: raw.encode_to_vec() };
+    let silent = Namespace { name: "shop".into(), membership: Membership::Enrolled };
+    assert_eq!(Resource::decode(Kind::Namespace, "shop", Some(&body)), Ok(Resource::Namespace(silent)));
 }
 
 #[test]

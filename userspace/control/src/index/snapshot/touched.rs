@@ -36,7 +36,9 @@ impl Touched {
                 Kind::Workload => names.iter().for_each(|name| touched.workload(before, after, name)),
                 Kind::Service => names.iter().for_each(|name| touched.service(before, after, name)),
                 Kind::Mesh => (touched.everybody, touched.ranges) = (true, true),
-                Kind::Bundle | Kind::AuthorizationPolicy | Kind::PeerAuthentication => touched.everybody = true,
+                Kind::Bundle | Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::Namespace => {
+                    touched.everybody = true;
+                }
             }
         }
         touched

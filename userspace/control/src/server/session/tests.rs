@@ -192,14 +192,17 @@ const LARGE: &str = "
 ";
 
 fn large(pods: &[(&str, &str, &str, &str)]) -> State {
+    super::super::testing::state(&large_text(pods))
+}
+
+fn large_text(pods: &[(&str, &str, &str, &str)]) -> String {
     let pod = |(name, node, address, app): &(&str, &str, &str, &str)| {
         format!(
             "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: shop, labels: {{app: {app}}}}}, \
              spec: {{nodeName: {node}, containers: [{{name: c}}]}}, status: {{podIP: {address}, phase: Running}}}}\n"
         )
     };
-    let text = LARGE.to_owned() + &pods.iter().map(pod).collect::<String>();
-    super::super::testing::state(&text)
+    LARGE.to_owned() + &pods.iter().map(pod).collect::<String>()
 }
 
 const PODS: [(&str, &str, &str, &str); 5] = [
@@ -293,6 +296,30 @@ fn a_change_elsewhere_is_not_told_and_one_that_concerns_the_node_is() {
     assert_eq!(step(&pods), Some((vec![], uids(&["web"]))));
     pods.push(("own2", "n1", "10.0.0.7", "own"));
     assert_eq!(step(&pods), Some((uids(&["own2"]), vec![])));
+}
+
+#[test]
+fn what_becomes_of_a_namespace_is_told_to_every_node_of_a_large_mesh() {
+    let with = |extra: &str| super::super::testing::state(&format!("{}{extra}", large_text(&PODS)));
+    let tools = "---\n{apiVersion: v1, kind: Namespace, metadata: {name: tools}}\n";
+    let before = Arc::new(Snapshot::new(7, &with(tools), &bundle()));
+    let mut session = Session::new(Arc::clone(&before), "n1", 4);
+    assert_eq!(subscribe_all(&mut session)[&Kind::Namespace], ["shop", "tools"]);
+    let pod = "---\n{apiVersion: v1, kind: Pod, metadata: {name: saw, namespace: tools, labels: {culvert.dev/enroll: \
+               'true'}}, spec: {nodeName: n2, containers: [{name: c}]}, status: {podIP: 10.0.0.8, phase: Running}}\n";
+    let after = Arc::new(before.next(&with(&format!("{tools}{pod}")), &bundle()).unwrap());
+    let responses = session.advance(Arc::clone(&after));
+    assert_eq!(responses.len(), Kind::ALL.len());
+    for response in &responses {
+        let names = names(std::slice::from_ref(response), 8);
+        let told = response.type_url == Kind::Namespace.type_url();
+        assert_eq!(names, if told { vec!["tools"] } else { vec![] }, "a pod elsewhere that is enrolled by itself");
+    }
+    answer_all(&mut session, &responses);
+    let gone = Arc::new(after.next(&with(""), &bundle()).unwrap());
+    let responses = session.advance(gone);
+    let namespaces = responses.iter().find(|response| response.type_url == Kind::Namespace.type_url());
+    assert_eq!(namespaces.unwrap().removed_resources, ["tools"]);
 }
 
 #[test]

@@ -41,8 +41,13 @@ fn pod(dice: &mut Dice) -> Value {
         _ => json!({"phase": "Running", "podIP": format!("10.0.0.{}", dice.roll(20)),
             "conditions": [{"type": "Ready", "status": if dice.roll(2) == 0 { "True" } else { "False" }}]}),
     };
+    // Most say nothing themselves.
+    let labels = match dice.roll(5) {
+        0 => json!({"app": format!("a{app}"), "culvert.dev/enroll": dice.one(&["true", "false"])}),
+        _ => json!({"app": format!("a{app}")}),
+    };
     json!({"apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": format!("p{name}"), "namespace": namespace, "uid": uid, "labels": {"app": format!("a{app}")}},
+        "metadata": {"name": format!("p{name}"), "namespace": namespace, "uid": uid, "labels": labels},
         "spec": {"nodeName": format!("n{}", dice.roll(3)), "containers": [{"name": "c"}]}, "status": status})
 }
 
@@ -81,7 +86,7 @@ fn reported(catalog: &Catalog, dice: &mut Dice) -> BTreeMap<WorkloadUid, Vec<IpA
 
 #[test]
 fn what_is_followed_is_what_would_be_assembled() {
-    let (mut followed, mut anew) = (0, 0);
+    let (mut followed, mut anew, mut turned) = (0, 0, 0);
     for seed in 0..40 {
         let mut dice = Dice(seed);
         let mut catalog = Catalog::of_api_server(Live::default());
@@ -110,10 +115,10 @@ fn what_is_followed_is_what_would_be_assembled() {
             }
             // Reports count for the pods that changed; those of others stay as they were.
             for (uid, addresses) in reported(&catalog, &mut dice) {
-                let of_changed = changed.keys().any(|key| {
-                    catalog.get(key).is_some_and(|held| matches!(&held.object, Object::Pod(pod) if pod.uid == uid))
+                let of_others = catalog.of_kind(ObjectKind::Pod).any(|(key, held)| {
+                    !changed.contains_key(key) && matches!(&held.object, Object::Pod(pod) if pod.uid == uid)
                 });
-                if of_changed {
+                if !of_others {
                     known.insert(uid, addresses);
                 }
             }
@@ -121,6 +126,7 @@ fn what_is_followed_is_what_would_be_assembled() {
             match frame.follow(&state, &catalog, &changed, &known) {
                 Some(next) => {
                     followed += 1;
+                    turned += u32::from(next.namespaces.told() != state.namespaces.told());
                     assert_eq!(next, expected.state, "seed {seed}, changed {:?}", changed.keys().collect::<Vec<_>>());
                     state = next;
                 }
@@ -132,6 +138,7 @@ fn what_is_followed_is_what_would_be_assembled() {
         }
     }
     assert!(followed > 1000 && anew > 50, "{followed} followed, {anew} assembled anew");
+    assert!(turned > 30, "a pod's own label turned what is said of its namespace {turned} times");
 }
 
 #[test]
@@ -154,4 +161,5 @@ fn records_that_do_not_change_stay_the_same_objects() {
     assert_eq!(&*record(&next, "a").node, "n2");
     assert!(Arc::ptr_eq(&record(&next, "b"), &record(&assembly.state, "b")));
     assert!(Arc::ptr_eq(&next.authorization, &assembly.state.authorization));
+    assert!(Arc::ptr_eq(next.namespaces.told(), assembly.state.namespaces.told()));
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use culvert_identity::TrustDomain;
-use culvert_workload::{Protocol, Service, ServiceName, TargetPort, Workload};
+use culvert_workload::{Membership, Protocol, Service, ServiceName, TargetPort, Workload};
 use serde_json::json;
 
 use super::*;
@@ -133,6 +133,57 @@ fn enrolment_follows_labels_and_istios_only_when_told_to() {
         let protocol = workload(&assembly, "uid-web").protocol;
         assert_eq!(protocol == Protocol::Hbone, enrolled, "{istio_labels} {on_namespace} {on_pod}");
         assert_eq!(said(&assembly).concat(), complaint, "{istio_labels} {on_namespace} {on_pod}");
+    }
+}
+
+#[test]
+fn of_a_namespace_is_told_what_a_silent_pod_of_it_is() {
+    let (ours, istios) = ("culvert.dev/enroll", "istio.io/dataplane-mode");
+    for (labels, without, with_istios) in [
+        (json!({}), Membership::Outside, Membership::Outside),
+        (json!({ours: "true"}), Membership::Enrolled, Membership::Enrolled),
+        (json!({ours: "false"}), Membership::Outside, Membership::Outside),
+        // Broken, and never was good.
+        (json!({ours: "yes"}), Membership::Enrolled, Membership::Enrolled),
+        (json!({istios: "ambient"}), Membership::Outside, Membership::Enrolled),
+        (json!({ours: "true", istios: "ambient"}), Membership::Outside, Membership::Enrolled),
+        (json!({ours: "false", istios: "ambient"}), Membership::Outside, Membership::Outside),
+    ] {
+        for (istio_labels, expected) in [(false, without), (true, with_istios)] {
+            let mut catalog = Catalog::of_api_server(Live { istio_labels });
+            put(&mut catalog, namespace("shop", labels.clone()));
+            let told = |catalog: &Catalog| together(catalog).state.namespaces.told().get("shop").copied();
+            assert_eq!(told(&catalog), Some(expected), "{istio_labels} {labels}");
+            put(&mut catalog, with(pod("web", "10.244.0.2"), "/metadata/labels", json!({})));
+            let protocol = workload(&together(&catalog), "uid-web").protocol;
+            assert_eq!(protocol == Protocol::Hbone, expected == Membership::Enrolled, "{istio_labels} {labels}");
+            assert_eq!(told(&catalog), Some(expected), "a pod that says nothing changes nothing");
+        }
+    }
+}
+
+#[test]
+fn a_namespace_in_which_somebody_is_enrolled_is_not_outside() {
+    let enroll = |value: &str| json!({"culvert.dev/enroll": value});
+    let mut ended = with(pod("web", "10.244.0.2"), "/metadata/labels", enroll("true"));
+    ended["status"]["phase"] = json!("Succeeded");
+    let mut on_host = with(pod("web", "10.5.0.1"), "/metadata/labels", enroll("true"));
+    on_host["spec"]["hostNetwork"] = json!(true);
+    for (on_namespace, pod, expected) in [
+        ("false", with(pod("web", "10.244.0.2"), "/metadata/labels", enroll("true")), Membership::Mixed),
+        ("false", with(pod("web", "10.244.0.2"), "/metadata/labels", enroll("false")), Membership::Outside),
+        ("false", ended, Membership::Outside),
+        ("false", on_host, Membership::Outside),
+        ("true", with(pod("web", "10.244.0.2"), "/metadata/labels", enroll("true")), Membership::Enrolled),
+        ("true", with(pod("web", "10.244.0.2"), "/metadata/labels", enroll("false")), Membership::Enrolled),
+    ] {
+        let mut catalog = Catalog::of_api_server(Live::default());
+        put(&mut catalog, namespace("shop", enroll(on_namespace)));
+        put(&mut catalog, namespace("other", json!({})));
+        put(&mut catalog, pod.clone());
+        let told = together(&catalog).state.namespaces.told().clone();
+        let all = [("shop".into(), expected), ("other".into(), Membership::Outside)];
+        assert_eq!(*told, all.into(), "{on_namespace} {pod}");
     }
 }
 
