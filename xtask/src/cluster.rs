@@ -11,7 +11,7 @@ mod helm;
 mod image;
 mod inside;
 mod kubernetes;
-mod life;
+pub(crate) mod life;
 mod machines;
 pub(crate) mod manifests;
 mod network;

@@ -53,13 +53,17 @@ fn compile() -> Result<Command> {
             cargo
         }
     };
+    let flags = format!(
+        "--cfg=bpf_target_arch=\"{architecture}\" -Cdebuginfo=2 -Clink-arg=--btf {}",
+        paths::alike_everywhere()
+    );
     let search = std::env::var("PATH").unwrap_or_default();
     let folder = linker.parent().unwrap_or(Path::new("."));
     cargo
         .current_dir(paths::root().join("ebpf/programs"))
         .args(["build", "--release", "-Z", "build-std=core", "--target", TARGET])
         .env("CARGO_TARGET_DIR", paths::target().join("ebpf/build"))
-        .env("RUSTFLAGS", format!("--cfg=bpf_target_arch=\"{architecture}\" -Cdebuginfo=2 -Clink-arg=--btf"))
+        .env("RUSTFLAGS", flags)
         .env("PATH", format!("{}:{search}", folder.display()));
     if paths::root().join("ebpf/programs/Cargo.lock").exists() {
         cargo.arg("--locked");

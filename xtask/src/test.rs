@@ -32,6 +32,13 @@ pub(crate) struct Arguments {
     filters: Vec<String>,
 }
 
+impl Arguments {
+    /// Kubernetes is for whole runs.
+    fn has_a_cluster(&self) -> bool {
+        !(self.fast || self.mutants) && self.filters.is_empty()
+    }
+}
+
 /// Runs what was asked for, prints `N passed, N failed` as its last line and fails when something failed.
 pub(crate) fn run(wanted: &Arguments, consent: Consent) -> Result<()> {
     let mut tally = Tally::default();
@@ -41,6 +48,10 @@ pub(crate) fn run(wanted: &Arguments, consent: Consent) -> Result<()> {
     } else {
         if !wanted.fast {
             privileged_ready(consent)?;
+        }
+        if wanted.has_a_cluster() {
+            // Whoever waits for an answer does so now, and not in half an hour.
+            cluster::life::agree(consent)?;
         }
         suites(wanted, consent, &mut tally)?;
     }
@@ -77,7 +88,11 @@ fn suites(wanted: &Arguments, consent: Consent, tally: &mut Tally) -> Result<()>
     }
     if wanted.filters.is_empty() {
         docs::run(docs::README, None, tally)?;
-        on_a_cluster(wanted.long, consent, tally)?;
+    }
+    if wanted.has_a_cluster()
+        && let Err(error) = on_a_cluster(wanted.long, consent, tally)
+    {
+        tally.note("cluster", Err(error));
     }
     Ok(())
 }
@@ -90,11 +105,7 @@ fn on_a_cluster(long: bool, consent: Consent, tally: &mut Tally) -> Result<()> {
     // The page begins by making the cluster and ends by removing it; what fails in between leaves it up.
     docs::run(docs::INSTALL, Some(&place), tally)?;
     cluster::end(&place)?;
-    let all = cluster::suite::Wanted::default();
-    if let Err(error) = cluster::suite::counted(&place, &all, long, consent, tally) {
-        tally.note("cluster", Err(error));
-    }
-    Ok(())
+    cluster::suite::counted(&place, &cluster::suite::Wanted::default(), long, consent, tally)
 }
 
 fn crates(wanted: &Arguments) -> Command {

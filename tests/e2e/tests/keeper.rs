@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use culvert_e2e::fixture;
 use culvert_e2e::mesh::{Mesh, Programs, control_address, wait_until};
 use culvert_e2e::streams::{Server, connect, echo, ping};
-use culvert_lab::anyhow::{Context as _, Result, ensure};
+use culvert_lab::anyhow::{Context as _, Result, bail, ensure};
 use culvert_lab::{Netns, Node, Process, in_sandbox};
 use nix::sys::signal::Signal;
 
@@ -209,16 +209,18 @@ fn a_connection_that_is_still_dialling_when_its_agent_is_replaced_gets_its_tunne
         // Nobody answers the handshake, for a while.
         far(&mut mesh, Signal::SIGSTOP)?;
         let call = std::thread::spawn(move || attempt(&client, to));
-        std::thread::sleep(Duration::from_millis(300));
+        let dials = || Ok(mesh.operator(near.name(), &["status", "--json"])?.contains(r#""connections":1"#));
+        wait_until("the agent dials", Duration::from_secs(5), dials)?;
         let mut old = mesh.agents.remove(near.name()).context("no agent")?.process;
         old.signal(Signal::SIGTERM)?;
         mesh.start_agent_with(&near, &["--keeper", &socket])?;
-        old.wait_for_log("stopping", Duration::from_secs(5))?;
-        std::thread::sleep(Duration::from_millis(300));
+        old.wait_for_log("nothing more is accepted", Duration::from_secs(5))?;
+        std::thread::sleep(Duration::from_millis(100));
         far(&mut mesh, Signal::SIGCONT)?;
         let attempt = call.join().unwrap();
         ensure!(attempt.error.is_none(), "{attempt:?}\n{}", failures(&old));
         old.wait(Duration::from_secs(15))?;
+        ensure!(old.log().contains(r#""outcome":"closed""#), "it was another agent that carried it");
         Ok(())
     })
 }
@@ -234,22 +236,28 @@ fn a_connection_that_comes_before_the_next_agents_svid_waits_for_it() {
         let client = mesh.pod("client.app")?.pod.netns().clone();
         let to = SocketAddr::from((mesh.pod("server.app")?.pod.ip4(), PORT));
         let _server = Server::start(mesh.pod("server.app")?.pod.netns(), PORT, echo)?;
-        // The pod is captured 20 ms after the agent has heard of it, and its certificate cannot come as fast.
+        // The pod is captured some 20 ms after the agent has heard of it, and its certificate cannot come as fast.
         let far = format!("https://{}", far_away(control_address())?);
-        let mut old = mesh.agents.remove(node.name()).context("no agent")?.process;
-        old.terminate(Duration::from_secs(15))?;
-        let stream = Stream::start(&client, to, Duration::from_millis(50));
-        mesh.launch_agent_with(&node, &["--keeper", &socket, "--control", &far])?;
-        let next = &mut mesh.agents.get_mut(node.name()).unwrap().process;
-        next.wait_for_log("SVID published", Duration::from_secs(30))?;
-        std::thread::sleep(Duration::from_millis(500));
-        let attempts = stream.finish();
-        let said = failures(next);
-        let (captured, published) = (said.find("pod captured"), said.find("SVID published"));
-        ensure!(captured.is_some_and(|at| Some(at) < published), "the certificate was faster:\n{said}");
-        let broken: Vec<&Attempt> = attempts.iter().filter(|one| one.error.is_some()).collect();
-        ensure!(broken.is_empty(), "{} of {} broke: {broken:?}\n{said}", broken.len(), attempts.len());
-        Ok(())
+        for _ in 0..5 {
+            let mut old = mesh.agents.remove(node.name()).context("no agent")?.process;
+            old.terminate(Duration::from_secs(15))?;
+            let stream = Stream::start(&client, to, Duration::from_millis(50));
+            mesh.launch_agent_with(&node, &["--keeper", &socket, "--control", &far])?;
+            let next = &mut mesh.agents.get_mut(node.name()).unwrap().process;
+            next.wait_for_log("SVID published", Duration::from_secs(30))?;
+            std::thread::sleep(Duration::from_millis(500));
+            let attempts = stream.finish();
+            let said = next.log();
+            let broken: Vec<&Attempt> = attempts.iter().filter(|one| one.error.is_some()).collect();
+            let failures = failures(next);
+            ensure!(broken.is_empty(), "{} of {} broke: {broken:?}\n{failures}", broken.len(), attempts.len());
+            let (captured, published) = (said.find("pod captured"), said.find("SVID published"));
+            if captured.is_some_and(|at| Some(at) < published) {
+                return Ok(());
+            }
+            println!("on this machine the certificate came before the pod was captured; once more");
+        }
+        bail!("the certificate was always there before the pod was captured")
     })
 }
 

@@ -31,7 +31,9 @@ fn captured(mesh: &Mesh, node: &str) -> Result<Vec<String>> {
     let status = status(mesh, node)?;
     let pods = status["pods"].as_array().cloned().unwrap_or_default();
     let captured = pods.iter().filter(|pod| pod["captured"] == true);
-    Ok(captured.map(|pod| pod["name"].as_str().unwrap_or_default().to_owned()).collect())
+    let mut names: Vec<_> = captured.map(|pod| pod["name"].as_str().unwrap_or_default().to_owned()).collect();
+    names.sort();
+    Ok(names)
 }
 
 /// The culvert rules of a pod's namespace.
@@ -215,6 +217,16 @@ fn running(pods: &[(&str, &str, &str)]) -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// Makes a pod the image of a static one.
+fn mirror(manifests: &Path, name: &str, of_kubelet: &str) -> Result<()> {
+    let file = manifests.join("pods.yaml");
+    let text = std::fs::read_to_string(&file)?;
+    let head = format!("metadata: {{name: {name},");
+    let marked = format!("{head} annotations: {{kubernetes.io/config.mirror: {of_kubelet:?}}},");
+    ensure!(text.contains(&head), "no pod {name}");
+    Ok(std::fs::write(file, text.replace(&head, &marked))?)
+}
+
 /// Labels the namespace of the running mesh, or takes the label away.
 fn label(mesh: &Mesh, enroll: bool, mode: &str) -> Result<()> {
     let file = mesh.manifests.join("mesh.yaml");
@@ -231,9 +243,16 @@ fn label(mesh: &Mesh, enroll: bool, mode: &str) -> Result<()> {
 #[test]
 fn running_pods_are_taken_when_their_namespace_is_labelled_and_let_go_when_it_is_not() {
     in_sandbox!(|| {
-        let pods =
-            [("client", "node1", "10.244.1.2"), ("server", "node2", "10.244.2.2"), ("lost", "node2", "10.244.2.3")];
-        let mut mesh = Mesh::without_culvert(&running(&pods)?)?;
+        let pods = [
+            ("client", "node1", "10.244.1.2"),
+            ("static", "node1", "10.244.1.3"),
+            ("server", "node2", "10.244.2.2"),
+            ("lost", "node2", "10.244.2.3"),
+        ];
+        let manifests = running(&pods)?;
+        let of_kubelet = "0123456789abcdef0123456789abcdef";
+        mirror(&manifests, "static", of_kubelet)?;
+        let mut mesh = Mesh::without_culvert(&manifests)?;
         label(&mesh, false, "PERMISSIVE")?;
         mesh.start_programs(&["--discover-pods"])?;
         let cgroups = Cgroups::new()?;
@@ -245,6 +264,7 @@ fn running_pods_are_taken_when_their_namespace_is_labelled_and_let_go_when_it_is
         let _processes = [
             cgroups.run(mesh.pod("client.app")?, &format!("kubepods/burstable/pod{client}/c1"))?,
             cgroups.run(mesh.pod("server.app")?, &systemd)?,
+            cgroups.run(mesh.pod("static.app")?, &format!("kubepods/burstable/pod{of_kubelet}/c1"))?,
             cgroups.run(mesh.pod("lost.app")?, &format!("kubepods/pod{}/c1/pod{}", "0".repeat(32), uid("lost")?))?,
         ];
         let to = SocketAddr::from((mesh.pod("server.app")?.pod.ip4(), PORT));
@@ -255,8 +275,8 @@ fn running_pods_are_taken_when_their_namespace_is_labelled_and_let_go_when_it_is
         ensure!(captured(&mesh, "node1")?.is_empty() && captured(&mesh, "node2")?.is_empty(), "taken without a label");
 
         label(&mesh, true, "PERMISSIVE")?;
-        let both = || Ok(captured(&mesh, "node1")? == ["client"] && captured(&mesh, "node2")? == ["server"]);
-        let took = wait_until("the running pods are captured", Duration::from_secs(5), both)?;
+        let all = || Ok(captured(&mesh, "node1")? == ["client", "static"] && captured(&mesh, "node2")? == ["server"]);
+        let took = wait_until("the running pods are captured", Duration::from_secs(5), all)?;
         println!("captured {took:?} after the label");
         // What was open goes on outside of the mesh; what is new is in it.
         ping(&mut before, b"still outside")?;

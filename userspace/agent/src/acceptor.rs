@@ -55,6 +55,11 @@ pub(crate) struct Waiting {
 }
 
 impl Acceptors {
+    /// Nothing is accepted.
+    pub(crate) fn none() -> Self {
+        Self { stop: CancellationToken::new(), running: TaskTracker::new() }
+    }
+
     /// One per listener.
     pub(crate) fn start(waiting: Waiting, pod: &Arc<Pod>, shared: &Arc<Shared>, workers: &Arc<Workers>) -> Self {
         let Waiting { listeners, early, svid } = waiting;
@@ -65,7 +70,7 @@ impl Acceptors {
             (Direction::Inbound, inbound_v6, Vec::new()),
             (Direction::Outbound, outbound_v6, Vec::new()),
         ];
-        let acceptors = Self { stop: CancellationToken::new(), running: TaskTracker::new() };
+        let acceptors = Self::none();
         for (direction, listener, early) in all {
             let Some(listener) = listener else { continue };
             let acceptor = Acceptor {
@@ -115,8 +120,12 @@ impl Acceptor {
     pub(crate) async fn run(mut self, home: Rc<Worker>, listener: TcpListener) {
         let (gone, stop) = (self.pod.gone.clone(), self.stop.clone());
         let accept = async {
-            // Without one, each connection is refused with the reason.
-            let _ = timeout(FIRST_SVID, self.svid.wait_for(|status| status.generation > 0)).await;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                // Without one, each connection is refused with the reason.
+                _ = timeout(FIRST_SVID, self.svid.wait_for(|status| status.generation > 0)) => {}
+            }
             self.adopt_early();
             if let Err(error) = self.accept_all(&home, listener).await {
                 tracing::error!(%error, pod = %self.pod.uid, "a listener is lost; the reconcile makes a new one");
@@ -125,7 +134,6 @@ impl Acceptor {
         tokio::select! {
             biased;
             () = gone.cancelled() => {}
-            () = stop.cancelled() => {}
             () = accept => {}
         }
     }
@@ -134,7 +142,13 @@ impl Acceptor {
         let own = listener.local_addr()?;
         let listener = culvert_redirect::Acceptor::new(listener)?;
         loop {
-            match listener.accept().await {
+            // Between two connections only: one that waits for a place is the pod's, and nobody else's any more.
+            let accepted = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Ok(()),
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
                 Ok((socket, peer)) => {
                     // Without a place the connection waits here, and those after it in the kernel's backlog.
                     let slot = match self.pod.places.take() {
@@ -213,7 +227,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_accepted_any_more_when_stopping_is_done() {
-        let acceptors = Acceptors { stop: CancellationToken::new(), running: TaskTracker::new() };
+        let acceptors = Acceptors::none();
         let running = acceptors.running.token();
         let mut stopped = Box::pin(acceptors.stop());
         assert!(acceptors.stop.is_cancelled());

@@ -303,7 +303,8 @@ impl Running {
             };
             let _ = tokio::time::timeout(SUCCESSION, there).await;
         }
-        self.enroller.stop_accepting().await;
+        let _ = tokio::time::timeout(LAST, self.enroller.stop_accepting()).await;
+        tracing::info!("nothing more is accepted");
         // What was accepted may still open its tunnel: the client has its connection, and knows of nobody else to ask.
         let quiet = async {
             tokio::join!(self.workers.drain(), tasks::until_quiet(&self.shared.places));
@@ -313,9 +314,14 @@ impl Running {
             for pod in self.enroller.pods() {
                 pod.live.revoke_where(|_| Some("draining"));
             }
-            let _ = tokio::time::timeout(LAST, tasks::until_quiet(&self.shared.places)).await;
         }
-        self.workers.hang_up().await;
+        // Nothing is dialled any more from here on. What has been told to end gets the time to do so; who only holds a place,
+        // like one that never shakes hands, is not waited for again.
+        let ended = async {
+            self.workers.hang_up().await;
+            tasks::until_ended(&self.enroller).await;
+        };
+        let _ = tokio::time::timeout(LAST, ended).await;
         if settings.withdraw_on_exit {
             for pod in self.enroller.pods() {
                 if let Err(error) = self.enroller.withdraw(pod.uid.as_str(), None).await {

@@ -22,7 +22,10 @@ use std::{
     net::IpAddr,
     os::{fd::OwnedFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -129,6 +132,8 @@ pub struct Enroller {
     missing: Mutex<BTreeMap<WorkloadUid, &'static str>>,
     /// Culvert is being uninstalled.
     leaving: AtomicBool,
+    /// The agent ends: what is not accepted now is for the next one.
+    ending: AtomicBool,
 }
 
 impl Enroller {
@@ -144,6 +149,7 @@ impl Enroller {
             changed: watch::Sender::new(0),
             missing: Mutex::default(),
             leaving: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
         })
     }
 
@@ -246,7 +252,12 @@ impl Enroller {
 
     /// Stops taking new connections; open ones go on.
     pub async fn stop_accepting(&self) {
-        let stopped: Vec<_> = self.held().values().map(|held| held.acceptors.stop()).collect();
+        let stopped: Vec<_> = {
+            let held = self.held();
+            // Under the lock: a pod that is held from now on finds it set.
+            self.ending.store(true, Ordering::Relaxed);
+            held.values().map(|held| held.acceptors.stop()).collect()
+        };
         futures::future::join_all(stopped).await;
     }
 
@@ -341,19 +352,28 @@ impl Enroller {
         let places = self.parts.shared.places.of_pod();
         let parts = PodParts { workload: record.clone(), netns, addresses, host_veth, local, places };
         let pod = Arc::new(Pod::new(parts));
-        let (shared, workers) = (&self.parts.shared, &self.parts.workers);
-        if let Some(snapshot) = shared.current.get() {
+        if let Some(snapshot) = self.parts.shared.current.get() {
             pod.follow(&snapshot, record);
         }
         let waiting = Waiting { listeners, early, svid: self.svid_of(&pod) };
-        let acceptors = Acceptors::start(waiting, &pod, shared, workers);
+        let mut table = self.held();
+        let acceptors = self.accept(waiting, &pod);
         let held = Held { pod: pod.clone(), netns_inode, settings, acceptors, listeners: kept, draining: false };
-        self.held().insert(record.uid.clone(), held);
+        table.insert(record.uid.clone(), held);
+        drop(table);
         self.closed.lock().unwrap_or_else(PoisonError::into_inner).remove(&record.uid);
         self.changed.send_modify(|count| *count += 1);
         let (namespace, name) = (&record.namespace, &record.name);
         tracing::info!(pod = %record.uid, %namespace, %name, addresses = ?pod.addresses, "pod captured");
         pod
+    }
+
+    /// To be called with the table of pods locked.
+    fn accept(&self, waiting: Waiting, pod: &Arc<Pod>) -> Acceptors {
+        if self.ending.load(Ordering::Relaxed) {
+            return Acceptors::none();
+        }
+        Acceptors::start(waiting, pod, &self.parts.shared, &self.parts.workers)
     }
 
     /// Where the SVID of a pod stands; of one that is not held any more nothing will be said.

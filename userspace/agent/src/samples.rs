@@ -30,6 +30,7 @@ pub(crate) fn mesh() -> Mesh {
 pub(crate) fn pod(name: &str, address: &str) -> Workload {
     Workload {
         uid: WorkloadUid::new(name),
+        kubelet_uid: None,
         name: name.into(),
         namespace: "shop".into(),
         service_account: name.into(),

@@ -125,10 +125,17 @@ impl Pool {
             let turn = match self.inner.find_seat(route)? {
                 Seat::Taken(seated) => return Ok((seated, false)),
                 Seat::Wait(turn) => turn,
-                Seat::Dial(turn) => {
-                    self.inner.spawn_dial(route.clone(), dial()?);
-                    turn
-                }
+                Seat::Dial(turn) => match dial() {
+                    Ok(socket) => {
+                        self.inner.spawn_dial(route.clone(), socket);
+                        turn
+                    }
+                    // Those who have lined up behind this call meanwhile must not wait for ever.
+                    Err(error) => {
+                        self.inner.dialled(&route.key, &Err(error.clone()));
+                        return Err(error);
+                    }
+                },
             };
             match turn.await {
                 Ok(Turn::Seated(seated)) => return Ok((seated, true)),

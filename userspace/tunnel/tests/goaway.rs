@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use culvert_tunnel::OpenError;
 use support::{SERVER, World, worker};
@@ -25,9 +25,9 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// HTTP/2 by hand: answers as many requests with 200 as it is told, and the next one with a GOAWAY that says that it
 /// was not looked at.
-async fn serve(mut tls: TlsStream<TcpStream>, answers: u32) {
+async fn serve(mut tls: TlsStream<TcpStream>, settings: &[u8], answers: u32) {
     tls.read_exact(&mut [0; 24]).await.unwrap();
-    tls.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+    tls.write_all(&frame(SETTINGS, 0, 0, settings)).await.unwrap();
     let (mut answered, mut last) = (0, 0);
     let mut head = [0; 9];
     while tls.read_exact(&mut head).await.is_ok() {
@@ -53,6 +53,15 @@ async fn serve(mut tls: TlsStream<TcpStream>, answers: u32) {
 
 /// A server of which each connection answers so many requests, by its number; and how many connections there were.
 async fn server(world: &World, answers: impl Fn(u32) -> u32 + 'static) -> (SocketAddr, Rc<Cell<u32>>) {
+    server_with(world, &[], answers).await
+}
+
+/// The same with settings of its own.
+async fn server_with(
+    world: &World,
+    settings: &'static [u8],
+    answers: impl Fn(u32) -> u32 + 'static,
+) -> (SocketAddr, Rc<Cell<u32>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let config = world.serving.tls.server_config().unwrap();
@@ -63,7 +72,7 @@ async fn server(world: &World, answers: impl Fn(u32) -> u32 + 'static) -> (Socke
             let (tcp, _) = listener.accept().await.unwrap();
             counted.set(counted.get() + 1);
             let tls = TlsAcceptor::from(Arc::clone(&config)).accept(tcp).await.unwrap();
-            spawn_local(serve(tls, answers(counted.get())));
+            spawn_local(serve(tls, settings, answers(counted.get())));
         }
     });
     (address, count)
@@ -100,5 +109,22 @@ fn a_peer_that_leaves_as_soon_as_it_is_dialled_is_dialled_again() {
         let route = world.client.route(SERVER, address);
         let _stream = world.open_on(&route, address).await.unwrap();
         assert_eq!(connections.get(), 2, "the agent that was leaving, and the one after it");
+    });
+}
+
+#[test]
+fn a_peer_that_takes_no_stream_at_all_holds_nobody_up() {
+    worker(async {
+        let world = World::new().await;
+        // SETTINGS_MAX_CONCURRENT_STREAMS is 0. The first question may cross it.
+        let (address, connections) = server_with(&world, &[0, 3, 0, 0, 0, 0], |_| 1).await;
+        let route = world.client.route(SERVER, address);
+        let _first = world.open_on(&route, address).await.unwrap();
+        for dials in [4, 7] {
+            let opened = tokio::time::timeout(Duration::from_secs(10), world.open_on(&route, address)).await;
+            assert_eq!(opened.expect("an answer").unwrap_err(), OpenError::GoAway);
+            assert_eq!(connections.get(), dials);
+        }
+        assert_eq!(world.pool.count().dials, 0, "nobody waits");
     });
 }

@@ -54,6 +54,9 @@ pub struct Namespace {
 pub struct Workload {
     /// Key of the record.
     pub uid: WorkloadUid,
+    /// By which kubelet and the cgroups know it, where that is another one: a static pod's (annotation
+    /// `kubernetes.io/config.mirror`).
+    pub kubelet_uid: Option<Arc<str>>,
     /// `metadata.name`.
     pub name: Arc<str>,
     /// `metadata.namespace`.

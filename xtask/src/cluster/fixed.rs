@@ -79,11 +79,7 @@ fn build(headers: &std::path::Path) -> Command {
     let flags = format!("-nostdinc -isystem {} -isystem {} -U_FORTIFY_SOURCE", musl.display(), own.trim());
     cargo.env(format!("CC_{name}"), "gcc").env(format!("CFLAGS_{name}"), flags);
     cargo.env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
-    // The same sources give the same bytes wherever they lie.
-    let home = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo")));
-    let home = home.unwrap_or_else(|_| "/nonexistent".to_owned());
-    let remap = format!("--remap-path-prefix={}=/culvert --remap-path-prefix={home}=/cargo", paths::root().display());
-    cargo.env("RUSTFLAGS", remap);
+    cargo.env("RUSTFLAGS", paths::alike_everywhere());
     cargo
 }
 

@@ -42,8 +42,8 @@ pub(crate) struct Kind {
     pub(crate) dual_stack: bool,
 }
 
-/// Lists what would be fetched and built, asks, and does it.
-fn parts(consent: Consent) -> Result<(PathBuf, PathBuf)> {
+/// Lists what would be fetched and built, and asks.
+pub(crate) fn agree(consent: Consent) -> Result<()> {
     if !debian::ready()? || !kubernetes::built()? || !helm::ready()? {
         println!("To be fetched from Debian {} and kept in {}:", pins::DEBIAN_SUITE, cache::folder()?.display());
         println!("  Kubernetes {} as source, and what builds it; built here, about 5 minutes", pins::KUBERNETES);
@@ -54,6 +54,12 @@ fn parts(consent: Consent) -> Result<(PathBuf, PathBuf)> {
         println!("Nothing is installed; package sources and packages of this machine stay as they are.");
         consent.ask()?;
     }
+    Ok(())
+}
+
+/// The nodes' programs and Kubernetes' own.
+fn parts(consent: Consent) -> Result<(PathBuf, PathBuf)> {
+    agree(consent)?;
     helm::program()?;
     Ok((debian::node_programs()?, kubernetes::programs()?))
 }

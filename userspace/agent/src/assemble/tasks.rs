@@ -38,6 +38,13 @@ pub(super) async fn until_quiet(places: &Places) {
     }
 }
 
+/// No pod has an open connection.
+pub(super) async fn until_ended(enroller: &Enroller) {
+    while enroller.pods().iter().any(|pod| !pod.live.is_empty()) {
+        tokio::time::sleep(QUIET).await;
+    }
+}
+
 /// Tells the workers of each pod whose SVID or bundles have changed since its tunnels were made.
 pub(super) async fn rotations(
     enroller: Arc<Enroller>,

@@ -51,6 +51,11 @@ fn uid_in(part: &str) -> Option<UidInCgroup> {
     (uid.len() >= 8 && uid.bytes().all(good)).then(|| UidInCgroup::new(uid))
 }
 
+/// What a pod's cgroup may be named after. Who calls himself a static pod is looked for by his own UID all the same.
+fn uids(record: &Workload) -> impl Iterator<Item = UidInCgroup> {
+    [Some(record.uid.as_str()), record.kubelet_uid.as_deref()].into_iter().flatten().map(UidInCgroup::new)
+}
+
 /// Network namespaces by pod, from one walk over all processes.
 type Sightings = HashMap<UidInCgroup, BTreeSet<Sighting>>;
 
@@ -134,11 +139,10 @@ impl Enroller {
         }
         let (redirect, proc) = (self.parts.redirect.clone(), discovery.proc.clone());
         let looked = super::blocking(move || {
-            let wanted = due.iter().map(|record| UidInCgroup::new(record.uid.as_str())).collect();
+            let wanted = due.iter().flat_map(|record| uids(record)).collect();
             let seen = sightings(&proc, &wanted);
-            let none = BTreeSet::new();
-            let of_pod = |record: &Workload| seen.get(&UidInCgroup::new(record.uid.as_str())).unwrap_or(&none);
-            let choose = |record: Arc<Workload>| (choose(&redirect, &record, of_pod(&record)), record);
+            let of_pod = |record: &Workload| uids(record).filter_map(|uid| seen.get(&uid)).flatten().cloned().collect();
+            let choose = |record: Arc<Workload>| (choose(&redirect, &record, &of_pod(&record)), record);
             due.into_iter().map(choose).collect::<Vec<_>>()
         });
         let mut missing = BTreeMap::new();

@@ -11,12 +11,7 @@ use culvert_wire::report::{NodeStatus, PodStatus};
 use culvert_workload::WorkloadUid;
 
 use super::Enroller;
-use crate::{
-    acceptor::{Acceptors, Waiting},
-    kubelet::Kubelet,
-    metrics::Metrics,
-    pod::Pod,
-};
+use crate::{acceptor::Waiting, kubelet::Kubelet, metrics::Metrics, pod::Pod};
 
 /// How often the kernel's counters are read.
 const COUNT: Duration = Duration::from_secs(5);
@@ -186,9 +181,8 @@ impl Enroller {
     async fn listen(&self, pod: &Arc<Pod>, listeners: Listeners) {
         let kept = self.keep(pod.uid.as_str(), &listeners).await;
         let waiting = Waiting { listeners, early: Vec::new(), svid: self.svid_of(pod) };
-        let started = Acceptors::start(waiting, pod, &self.parts.shared, &self.parts.workers);
         if let Some(held) = self.held().get_mut(&pod.uid) {
-            held.acceptors = started;
+            held.acceptors = self.accept(waiting, pod);
             held.listeners = kept;
         }
     }

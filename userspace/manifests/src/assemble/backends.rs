@@ -163,6 +163,7 @@ fn node_addresses(held: &Held) -> Vec<IpAddr> {
 fn outsider(mesh: &Mesh, address: IpAddr, service: &ServiceName) -> Workload {
     Workload {
         uid: WorkloadUid::new(&format!("endpoint:{service}/{address}")),
+        kubelet_uid: None,
         name: format!("{}-{address}", service.name).into(),
         namespace: service.namespace.clone(),
         service_account: "default".into(),

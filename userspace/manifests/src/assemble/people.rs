@@ -116,6 +116,7 @@ fn workload(
     };
     Workload {
         uid: pod.uid.clone(),
+        kubelet_uid: pod.kubelet_uid.as_deref().map(Into::into),
         name: key.name.as_str().into(),
         namespace: key.namespace.as_str().into(),
         service_account: pod.service_account.as_str().into(),

@@ -15,6 +15,8 @@ use crate::{
 
 /// `culvert.dev/non-tcp: deny` drops what is neither TCP nor DNS at the guard.
 pub(super) const NON_TCP: &str = "culvert.dev/non-tcp";
+/// Marks the API server's image of a static pod; its value is the UID that kubelet uses.
+const MIRROR: &str = "kubernetes.io/config.mirror";
 /// Ports that the agent listens on in the pod's network namespace.
 const AGENT_PORTS: [u16; 4] = [15001, 15006, 15008, 15053];
 
@@ -23,6 +25,8 @@ const AGENT_PORTS: [u16; 4] = [15001, 15006, 15008, 15053];
 pub struct PodObject {
     /// `metadata.uid`, or [`pod_uid`].
     pub uid: WorkloadUid,
+    /// The UID that kubelet uses for a static pod.
+    pub kubelet_uid: Option<String>,
     /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
     /// `spec.nodeName`; empty while unscheduled.
@@ -126,6 +130,7 @@ pub(super) fn read(key: &ObjectKey, object: &Fields<'_>) -> PodObject {
     let (phase, ready) = health(&metadata, &status);
     let pod = PodObject {
         uid: uid(key, &metadata),
+        kubelet_uid: metadata.text_map("annotations").remove(MIRROR).filter(|uid| is_of_static_pod(uid)),
         deny_non_tcp: deny_non_tcp(&metadata, &labels),
         labels,
         node: node(&spec),
@@ -153,6 +158,11 @@ fn uid(key: &ObjectKey, metadata: &Fields<'_>) -> WorkloadUid {
         metadata.notes().error("bad_uid", metadata.at("uid"), complaint, "copy it from the cluster or leave it out");
     }
     WorkloadUid::new(text)
+}
+
+/// An MD5 in hex, as kubelet makes it; nobody else's UID, for the API server's are written with dashes.
+fn is_of_static_pod(uid: &str) -> bool {
+    uid.len() == 32 && uid.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn node(spec: &Fields<'_>) -> String {

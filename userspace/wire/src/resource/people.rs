@@ -78,6 +78,7 @@ pub(super) fn workload_message(workload: &Workload) -> message::Workload {
         host_network: workload.host_network,
         deny_non_tcp: workload.deny_non_tcp,
         services: workload.services.iter().map(ToString::to_string).collect(),
+        kubelet_uid: workload.kubelet_uid.as_deref().unwrap_or_default().to_owned(),
     }
 }
 
@@ -98,6 +99,7 @@ pub(super) fn read_workload(raw: message::Workload) -> Read<Workload> {
         .map_err(|error| FieldError::new("service_account", Fault::Identity(error)))?;
     Ok(Workload {
         uid: WorkloadUid(required("uid", &raw.uid)?),
+        kubelet_uid: Some(raw.kubelet_uid.into()).filter(|uid: &Arc<str>| !uid.is_empty()),
         name: required("name", &raw.name)?,
         namespace,
         service_account,

@@ -73,6 +73,7 @@ fn workload() -> impl Strategy<Value = Resource> {
         let [enrolled, ready, host, deny_non_tcp] = flags;
         Resource::Workload(Workload {
             uid: WorkloadUid::new(&uid),
+            kubelet_uid: ready.then(|| format!("{uid}-of-kubelet").into()),
             name: name.into(),
             namespace: namespace.into(),
             service_account: account.into(),

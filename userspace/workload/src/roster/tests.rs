@@ -24,6 +24,7 @@ fn workload(uid: &str, address: &str) -> Workload {
         ready: true,
         phase: Phase::Running,
         host_network: false,
+        kubelet_uid: None,
         deny_non_tcp: false,
         services: vec![ServiceName::new("shop", "web")],
     }
