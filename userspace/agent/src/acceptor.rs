@@ -118,13 +118,13 @@ pub(crate) struct Acceptor {
 impl Acceptor {
     /// Runs on the listener's home.
     pub(crate) async fn run(mut self, home: Rc<Worker>, listener: TcpListener) {
-        let (gone, stop) = (self.pod.gone.clone(), self.stop.clone());
+        let (gone, stop, mut svid) = (self.pod.gone.clone(), self.stop.clone(), self.svid.clone());
         let accept = async {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return self.adopt_early(),
                 // Without one, each connection is refused with the reason.
-                _ = timeout(FIRST_SVID, self.svid.wait_for(|status| status.generation > 0)) => {}
+                _ = timeout(FIRST_SVID, svid.wait_for(|status| status.generation > 0)) => {}
             }
             self.adopt_early();
             if let Err(error) = self.accept_all(&home, listener).await {

@@ -207,7 +207,8 @@ impl Node<'_> {
             tokio::spawn(enroller.clone().follow()),
             tokio::spawn(enroller.clone().recover()),
             tokio::spawn(enroller.clone().reconcile(self.kubelet())),
-            tokio::spawn(enroller.clone().attend(self.settings.known_list(), self.discovery())),
+            tokio::spawn(enroller.clone().attend(self.discovery())),
+            tokio::spawn(enroller.clone().write_known(self.settings.known_list())),
             tokio::spawn(tasks::rotations(enroller.clone(), workers.clone(), bundles, self.metrics.clone())),
             tokio::spawn(tasks::kernel_events(self.redirect.clone())),
             tokio::spawn(control::report(self.port, self.identity, enroller.clone(), self.current)),
@@ -303,10 +304,10 @@ impl Running {
             };
             let _ = tokio::time::timeout(SUCCESSION, there).await;
         }
-        let _ = tokio::time::timeout(LAST, self.enroller.stop_accepting()).await;
-        tracing::info!("nothing more is accepted");
         // What was accepted may still open its tunnel: the client has its connection, and knows of nobody else to ask.
         let quiet = async {
+            self.enroller.stop_accepting().await;
+            tracing::info!("nothing more is accepted");
             tokio::join!(self.workers.drain(), tasks::until_quiet(&self.shared.places));
         };
         if tokio::time::timeout(settings.drain, quiet).await.is_err() {

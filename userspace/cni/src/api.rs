@@ -57,6 +57,21 @@ pub enum ApiError {
     },
 }
 
+impl ApiError {
+    /// Nobody answers at its address, or who answers says that it cannot: not that it does not want to.
+    pub fn is_away(&self) -> bool {
+        match self {
+            // What TLS does not accept is somebody's answer.
+            Self::Unreachable { source, .. } => !matches!(
+                source.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::Other
+            ),
+            Self::Status { status, .. } => *status >= 500,
+            Self::Kubeconfig { .. } | Self::Object { .. } => false,
+        }
+    }
+}
+
 /// A kubeconfig in its JSON form, with one cluster and one user.
 #[derive(Debug, Deserialize)]
 struct Kubeconfig {

@@ -4,7 +4,7 @@ use std::{fs::File, os::fd::OwnedFd, path::Path, time::Duration};
 
 use culvert_handover::{
     enrolment::{self, Answer, Claim, Request},
-    known::Known,
+    known::{Asked, Known},
 };
 use serde::Deserialize;
 
@@ -89,6 +89,11 @@ fn del(environment: &Environment, conf: &NetConf<'_>) {
     let netns = environment.netns().and_then(|path| open(&path).ok());
     let pod = environment.pod().filter(|pod| !conf.exclude_namespaces.contains(&pod.namespace));
     let uid = pod.and_then(|pod| pod.uid);
+    if let Some(uid) = &uid
+        && let Err(error) = Asked::beside(&conf.known).forget(uid)
+    {
+        eprintln!("culvert-cni: the note of a pod that ends stays: {error}");
+    }
     if let (Some(netns), Some(uid)) = (netns, uid)
         && let Err(error) = enrolment::ask(&conf.socket, &Request::Withdraw { uid }, Some(&netns), Some(WITHDRAW))
     {
@@ -109,9 +114,23 @@ fn subject(environment: &Environment, conf: &NetConf<'_>) -> Result<Option<Subje
     };
     match by_labels(&pod, conf) {
         Ok((Verdict::Pass, _)) => Ok(None),
-        Ok((Verdict::Ask, uid)) => Ok(Some(Subject { pod, uid })),
+        Ok((Verdict::Ask, uid)) => noted(Subject { pod, uid }, conf).map(Some),
         Err(Unknown::Wrong(failure)) => Err(failure),
         Err(Unknown::Silent(why)) => by_list(pod, conf, &why),
+    }
+}
+
+/// kubelet tries again for as long as the agent does not take the pod: no later call may let it through because the API
+/// server does not answer that one.
+fn noted(subject: Subject, conf: &NetConf<'_>) -> Result<Subject, Failure> {
+    let asked = Asked::beside(&conf.known);
+    // By the UID of the runtime, which is all that a later call has.
+    match asked.note(subject.pod.uid.as_deref().unwrap_or(&subject.uid)) {
+        Ok(()) => Ok(subject),
+        Err(error) => {
+            let details = format!("it cannot be noted that {} belongs to the mesh: {error}", subject.pod.name);
+            Err(Failure::wait("not_noted", details))
+        }
     }
 }
 
@@ -120,18 +139,28 @@ enum Unknown {
     /// They are there, and do not fit this call.
     Wrong(Failure),
     /// They could not be read.
-    Silent(String),
+    Silent(Silence),
+}
+
+/// Why the API server did not tell.
+struct Silence {
+    text: String,
+    /// Nobody answered. (Who answers and refuses is there, and must not make others start by what was known before.)
+    away: bool,
 }
 
 fn by_labels(pod: &PodName, conf: &NetConf<'_>) -> Result<(Verdict, String), Unknown> {
-    let path = conf.kubeconfig.as_deref().ok_or_else(|| Unknown::Silent("no kubeconfig is configured".to_owned()))?;
+    let path = conf
+        .kubeconfig
+        .as_deref()
+        .ok_or_else(|| Unknown::Silent(Silence { text: "no kubeconfig is configured".to_owned(), away: false }))?;
     let looked = Client::open(path).and_then(|client| client.look(pod));
     let (namespace, object) = looked.map_err(|error| match error {
         ApiError::Status { status: 404, path } => {
             let details = format!("the API server has no {path}");
             Unknown::Wrong(Failure::wait("pod_unknown", details))
         }
-        other => Unknown::Silent(chain(&other)),
+        other => Unknown::Silent(Silence { text: chain(&other), away: other.is_away() }),
     })?;
     let own = object.metadata.uid.as_str();
     match pod.uid.as_deref() {
@@ -143,9 +172,15 @@ fn by_labels(pod: &PodName, conf: &NetConf<'_>) -> Result<(Verdict, String), Unk
     }
 }
 
-fn by_list(pod: PodName, conf: &NetConf<'_>, why: &str) -> Result<Option<Subject>, Failure> {
+fn by_list(pod: PodName, conf: &NetConf<'_>, why: &Silence) -> Result<Option<Subject>, Failure> {
     let list = Known::read(&conf.known);
-    match (list.as_ref().ok().and_then(|list| known::verdict(list, &pod)), pod.uid.clone()) {
+    let asked = pod.uid.as_ref().is_none_or(|uid| Asked::beside(&conf.known).has(uid));
+    let verdict = match list.as_ref().ok().and_then(|list| known::verdict(list, &pod, why.away)) {
+        Some(Verdict::Pass) if asked => Some(Verdict::Ask),
+        other => other,
+    };
+    let why = &why.text;
+    match (verdict, pod.uid.clone()) {
         (Some(Verdict::Pass), _) => Ok(None),
         (Some(Verdict::Ask), Some(uid)) => Ok(Some(Subject { pod, uid })),
         _ => {

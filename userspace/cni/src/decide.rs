@@ -112,7 +112,8 @@ impl Object {
 
     /// The UID by which kubelet knows this pod, where it differs from the API server's: a static pod's.
     pub fn mirrored_uid(&self) -> Option<&str> {
-        self.annotation(MIRROR)
+        // An MD5 in hex, as kubelet makes it: never the UID of a pod that the API server made.
+        self.annotation(MIRROR).filter(|uid| uid.len() == 32 && uid.bytes().all(|byte| byte.is_ascii_hexdigit()))
     }
 }
 

@@ -4,9 +4,11 @@ use culvert_handover::known::Known;
 
 use crate::{call::PodName, decide::Verdict};
 
-/// What the list says of a pod; nothing if it knows neither the pod nor its namespace.
-pub fn verdict(known: &Known, pod: &PodName) -> Option<Verdict> {
+/// What the list says of a pod; nothing if it knows neither the pod nor its namespace. That the namespace is outside
+/// counts only while the API server is `away`: otherwise its answer can be waited for.
+pub fn verdict(known: &Known, pod: &PodName, away: bool) -> Option<Verdict> {
     let of_pod = pod.uid.as_ref().and_then(|uid| known.pods.get(uid));
-    let enrolled = of_pod.or_else(|| known.namespaces.get(&pod.namespace))?;
+    let of_namespace = known.namespaces.get(&pod.namespace).filter(|enrolled| **enrolled || away);
+    let enrolled = of_pod.or(of_namespace)?;
     Some(if *enrolled { Verdict::Ask } else { Verdict::Pass })
 }

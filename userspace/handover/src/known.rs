@@ -6,7 +6,7 @@ use std::{
     fs::{self, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::process::geteuid;
@@ -34,6 +34,48 @@ impl Known {
     /// Writes the list, at once or not at all.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         write_private(path, &serde_json::to_vec(self).map_err(io::Error::other)?)
+    }
+}
+
+/// Pods that the CNI plugin has judged to be the mesh's, by their labels: written and read by the plugin beside the list, for
+/// when the API server does not answer any more. One file each, named by UID.
+#[derive(Debug)]
+pub struct Asked {
+    folder: PathBuf,
+}
+
+impl Asked {
+    /// Beside this list.
+    pub fn beside(list: &Path) -> Self {
+        Self { folder: list.with_file_name("asked") }
+    }
+
+    /// Notes a pod.
+    pub fn note(&self, uid: &str) -> io::Result<()> {
+        fs::create_dir_all(&self.folder)?;
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(self.of(uid)?).map(drop)
+    }
+
+    /// Whether a pod was noted. A folder that cannot be read notes everybody.
+    pub fn has(&self, uid: &str) -> bool {
+        self.of(uid).and_then(|file| file.try_exists()).unwrap_or(true)
+    }
+
+    /// The pod is gone.
+    pub fn forget(&self, uid: &str) -> io::Result<()> {
+        match fs::remove_file(self.of(uid)?) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// A UID becomes the name of a file: nothing else may.
+    fn of(&self, uid: &str) -> io::Result<PathBuf> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        if uid.is_empty() || uid.len() > 128 || !uid.bytes().all(plain) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{uid:?} is no UID")));
+        }
+        Ok(self.folder.join(uid))
     }
 }
 

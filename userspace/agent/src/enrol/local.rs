@@ -16,23 +16,40 @@ const PAUSE: Duration = Duration::from_secs(2);
 const PERIOD: Duration = Duration::from_secs(30);
 
 impl Enroller {
-    /// Follows the records of this node, for ever.
-    pub async fn attend(self: Arc<Self>, list: PathBuf, discovery: Option<Discovery>) {
+    /// Writes down what the CNI plugin needs to know, for ever. In a task of its own: what is held up elsewhere must not
+    /// make the list old.
+    pub async fn write_known(self: Arc<Self>, list: PathBuf) {
         let mut changes = self.parts.shared.current.changes();
         let mut written = None;
+        loop {
+            changes.borrow_and_update();
+            if let Some(snapshot) = self.parts.shared.current.get() {
+                write(&list, known(&snapshot, &local(&snapshot, &self.parts.node)), &mut written).await;
+            }
+            let pause = if written.is_some() { PERIOD } else { PAUSE };
+            tokio::select! {
+                changed = changes.changed() => match changed {
+                    Ok(()) => tokio::time::sleep(TOGETHER).await,
+                    Err(_) => return,
+                },
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Follows the records of this node, for ever.
+    pub async fn attend(self: Arc<Self>, discovery: Option<Discovery>) {
+        let mut changes = self.parts.shared.current.changes();
         // What was let go may be wanted again.
         let mut held = self.changed.subscribe();
         loop {
             changes.borrow_and_update();
             held.borrow_and_update();
             let mut missing = false;
-            if let Some(snapshot) = self.parts.shared.current.get() {
+            if let (Some(snapshot), Some(discovery)) = (self.parts.shared.current.get(), &discovery) {
                 let local = local(&snapshot, &self.parts.node);
-                write(&list, known(&snapshot, &local), &mut written).await;
-                if let Some(discovery) = &discovery {
-                    let wanted: Vec<_> = local.into_iter().filter(|one| should_be_held(one)).collect();
-                    missing = self.discover(discovery, &wanted).await;
-                }
+                let wanted: Vec<_> = local.into_iter().filter(|one| should_be_held(one)).collect();
+                missing = self.discover(discovery, &wanted).await;
             }
             let pause = if missing { PAUSE } else { PERIOD };
             tokio::select! {
@@ -74,9 +91,14 @@ async fn write(list: &std::path::Path, now: Known, written: &mut Option<Known>) 
         return;
     }
     let (path, fresh) = (list.to_owned(), now.clone());
-    match super::blocking(move || fresh.write(&path)).await {
+    // What is not known any more must not open a pod: rather no list than an old one.
+    let put = move || fresh.write(&path).inspect_err(|_| drop(std::fs::remove_file(&path)));
+    match super::blocking(put).await {
         Ok(Ok(())) => *written = Some(now),
-        Ok(Err(error)) => tracing::warn!(%error, path = %list.display(), "the CNI plugin's list is not written"),
+        Ok(Err(error)) => {
+            *written = None;
+            tracing::warn!(%error, path = %list.display(), "the CNI plugin's list is not written");
+        }
         Err(_stopping) => {}
     }
 }

@@ -27,8 +27,7 @@ impl Scene {
             objects.insert(format!("{path}/pods/web"), pod);
             objects.insert(path, format!("{{\"metadata\":{{\"labels\":{{{labels}}}}}}}"));
         }
-        let mirror =
-            "{\"metadata\":{\"uid\":\"api-uid\",\"annotations\":{\"kubernetes.io/config.mirror\":\"kubelets-uid\"}}}";
+        let mirror = "{\"metadata\":{\"uid\":\"api-uid\",\"annotations\":{\"kubernetes.io/config.mirror\":\"0123456789abcdef0123456789abcdef\"}}}";
         objects.insert("/api/v1/namespaces/shop/pods/static".to_owned(), mirror.to_owned());
         let kubeconfig = server::api(folder.path(), objects).display().to_string();
         Self { folder, kubeconfig }
@@ -120,7 +119,7 @@ fn a_runtime_that_says_no_uid_and_a_static_pod_get_the_api_servers() {
     let asked = scene.agent(good());
     let arguments = "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web";
     scene.call_with("ADD", arguments, "/proc/self/ns/net", PREVIOUS).expect("taken");
-    scene.call("ADD", "shop", "static", "kubelets-uid").expect("taken");
+    scene.call("ADD", "shop", "static", "0123456789abcdef0123456789abcdef").expect("taken");
     let uids: Vec<String> = heard(&asked)
         .into_iter()
         .map(|(request, _)| match request {
@@ -198,7 +197,10 @@ fn an_api_server_that_refuses_the_plugin_does_not_open_pods() {
     let scene = Scene::new();
     let text = std::fs::read_to_string(&scene.kubeconfig).expect("read");
     std::fs::write(&scene.kubeconfig, text.replace(server::TOKEN, "another")).expect("written");
+    // What was known before does not go before the answer that could be had, but for a pod that the control plane has named.
+    scene.knows("{\"pods\":{\"named\":false},\"namespaces\":{\"tools\":false}}");
     assert_eq!(scene.refusal("ADD", "tools", "web", "tools-uid"), "namespace_unknown");
+    scene.call("ADD", "tools", "web", "named").expect("passes");
     // Another root: whoever answers there is not believed.
     let root = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate").cert.pem();
     let server = text.split("\"server\":\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a server");
@@ -209,6 +211,22 @@ fn an_api_server_that_refuses_the_plugin_does_not_open_pods() {
     scene.call("ADD", "tools", "web", "tools-uid").expect("passes");
     std::fs::set_permissions(&scene.kubeconfig, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("changed");
     assert_eq!(scene.refusal("ADD", "tools", "web", "tools-uid"), "namespace_unknown");
+}
+
+#[test]
+fn a_pod_that_was_the_meshs_is_not_let_through_because_the_api_server_is_silent_the_next_time() {
+    let mut scene = Scene::new();
+    // Its namespace is outside, as far as the agent has heard.
+    scene.knows("{\"namespaces\":{\"shop\":false}}");
+    assert_eq!(scene.refusal("ADD", "shop", "web", "shop-uid"), "agent_unreachable");
+    let nobody = Scene::without_api();
+    scene.kubeconfig.clone_from(&nobody.kubeconfig);
+    assert_eq!(scene.refusal("ADD", "shop", "web", "shop-uid"), "agent_unreachable");
+    scene.call("ADD", "shop", "other", "other-uid").expect("nobody has said that it is the mesh's");
+    scene.call("DEL", "shop", "web", "shop-uid").expect("gone");
+    scene.call("ADD", "shop", "web", "shop-uid").expect("another pod, for all that is known");
+    // Where nothing can be noted, nothing is promised.
+    assert_eq!(scene.refusal("ADD", "shop", "web", "../known.json"), "namespace_unknown");
 }
 
 #[test]

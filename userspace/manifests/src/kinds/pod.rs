@@ -128,14 +128,15 @@ pub(super) fn read(key: &ObjectKey, object: &Fields<'_>) -> PodObject {
     let status = object.inner("status").known(STATUS);
     let ports = ports(&spec);
     let (phase, ready) = health(&metadata, &status);
+    let host_network = spec.flag("hostNetwork").unwrap_or(false);
     let pod = PodObject {
         uid: uid(key, &metadata),
-        kubelet_uid: metadata.text_map("annotations").remove(MIRROR).filter(|uid| is_of_static_pod(uid)),
+        kubelet_uid: kubelet_uid(&metadata, host_network),
         deny_non_tcp: deny_non_tcp(&metadata, &labels),
         labels,
         node: node(&spec),
         service_account: service_account(&spec),
-        host_network: spec.flag("hostNetwork").unwrap_or(false),
+        host_network,
         named_ports: ports.named,
         probe_ports: ports.probed.into_iter().collect(),
         addresses: addresses(&status),
@@ -160,9 +161,11 @@ fn uid(key: &ObjectKey, metadata: &Fields<'_>) -> WorkloadUid {
     WorkloadUid::new(text)
 }
 
-/// An MD5 in hex, as kubelet makes it; nobody else's UID, for the API server's are written with dashes.
-fn is_of_static_pod(uid: &str) -> bool {
-    uid.len() == 32 && uid.bytes().all(|byte| byte.is_ascii_hexdigit())
+/// Of those that may be captured. An MD5 in hex, as kubelet makes it; nobody else's UID, for the API server's are written
+/// with dashes.
+fn kubelet_uid(metadata: &Fields<'_>, host_network: bool) -> Option<String> {
+    let of_static_pod = |uid: &String| uid.len() == 32 && uid.bytes().all(|byte| byte.is_ascii_hexdigit());
+    metadata.text_map("annotations").remove(MIRROR).filter(of_static_pod).filter(|_| !host_network)
 }
 
 fn node(spec: &Fields<'_>) -> String {
