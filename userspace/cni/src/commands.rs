@@ -145,7 +145,8 @@ enum Unknown {
 /// Why the API server did not tell.
 struct Silence {
     text: String,
-    /// Nobody answered. (Who answers and refuses is there, and must not make others start by what was known before.)
+    /// Nobody answered, or there is nobody to ask. (Who answers and refuses is there, and must not make others start by what
+    /// was known before.)
     away: bool,
 }
 
@@ -153,7 +154,7 @@ fn by_labels(pod: &PodName, conf: &NetConf<'_>) -> Result<(Verdict, String), Unk
     let path = conf
         .kubeconfig
         .as_deref()
-        .ok_or_else(|| Unknown::Silent(Silence { text: "no kubeconfig is configured".to_owned(), away: false }))?;
+        .ok_or_else(|| Unknown::Silent(Silence { text: "no kubeconfig is configured".to_owned(), away: true }))?;
     let looked = Client::open(path).and_then(|client| client.look(pod));
     let (namespace, object) = looked.map_err(|error| match error {
         ApiError::Status { status: 404, path } => {
