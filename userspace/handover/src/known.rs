@@ -3,9 +3,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, OpenOptions},
+    fs::{self, DirBuilder, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -52,7 +52,8 @@ impl Asked {
 
     /// Notes a pod.
     pub fn note(&self, uid: &str) -> io::Result<()> {
-        fs::create_dir_all(&self.folder)?;
+        // After a reboot it may be the first here, and the agent uses no folder that others can look into.
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
         OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(self.of(uid)?).map(drop)
     }
 

@@ -219,6 +219,9 @@ fn a_pod_that_was_the_meshs_is_not_let_through_because_the_api_server_is_silent_
     // Its namespace is outside, as far as the agent has heard.
     scene.knows("{\"namespaces\":{\"shop\":false}}");
     assert_eq!(scene.refusal("ADD", "shop", "web", "shop-uid"), "agent_unreachable");
+    let folder = std::fs::metadata(scene.folder.path().join("asked")).expect("noted");
+    let mode = std::os::unix::fs::MetadataExt::mode(&folder);
+    assert_eq!(mode & 0o777, 0o700, "the agent would not use a folder that others can look into");
     let nobody = Scene::without_api();
     scene.kubeconfig.clone_from(&nobody.kubeconfig);
     assert_eq!(scene.refusal("ADD", "shop", "web", "shop-uid"), "agent_unreachable");
