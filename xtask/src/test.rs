@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
     /// cluster tests.
     #[arg(long)]
     fast: bool,
-    /// Also the tests that take minutes each (soaks, 1 GiB transfers), and fuzz longer.
+    /// Also the tests that take minutes each (soaks, 1 GiB transfers), fuzz longer, and test on a real Kubernetes.
     #[arg(long)]
     long: bool,
     /// Instead: apply each patch of tests/mutants to a copy and demand that its test fails.
@@ -33,9 +33,9 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// Kubernetes is for whole runs.
+    /// Kubernetes is for the longest of whole runs.
     fn has_a_cluster(&self) -> bool {
-        !(self.fast || self.mutants) && self.filters.is_empty()
+        self.long && !(self.fast || self.mutants) && self.filters.is_empty()
     }
 }
 
@@ -90,7 +90,7 @@ fn suites(wanted: &Arguments, consent: Consent, tally: &mut Tally) -> Result<()>
         docs::run(docs::README, None, tally)?;
     }
     if wanted.has_a_cluster()
-        && let Err(error) = on_a_cluster(wanted.long, consent, tally)
+        && let Err(error) = on_a_cluster(consent, tally)
     {
         tally.note("cluster", Err(error));
     }
@@ -98,14 +98,14 @@ fn suites(wanted: &Arguments, consent: Consent, tally: &mut Tally) -> Result<()>
 }
 
 /// On a cluster of the suite's own. Kubernetes is built from source the first time, once per user.
-fn on_a_cluster(long: bool, consent: Consent, tally: &mut Tally) -> Result<()> {
+fn on_a_cluster(consent: Consent, tally: &mut Tally) -> Result<()> {
     let place = cluster::place::Place::new("suite")?;
     // What a killed run has left is not what the page begins with.
     cluster::end(&place)?;
     // The page begins by making the cluster and ends by removing it; what fails in between leaves it up.
     docs::run(docs::INSTALL, Some(&place), tally)?;
     cluster::end(&place)?;
-    cluster::suite::counted(&place, &cluster::suite::Wanted::default(), long, consent, tally)
+    cluster::suite::counted(&place, &cluster::suite::Wanted::default(), true, consent, tally)
 }
 
 fn crates(wanted: &Arguments) -> Command {
@@ -137,7 +137,10 @@ fn close(wanted: &Arguments, tally: &Tally) -> Result<()> {
     if wanted.fast {
         println!("left out by --fast: the lab, kernel, end-to-end, fuzz and cluster tests");
     } else if !wanted.mutants && !wanted.filters.is_empty() {
-        println!("left out, for words were given: the commands of the pages, the fuzz tests and those on a cluster");
+        println!("left out, for words were given: the commands of the pages and the fuzz tests");
+    }
+    if !(wanted.mutants || wanted.has_a_cluster()) {
+        println!("left out without --long: the tests on a Kubernetes cluster (`cargo xtask cluster test`)");
     }
     if tally.left_out > 0 {
         println!("left out without --long: {} tests", tally.left_out);
