@@ -5,6 +5,7 @@ use std::{
     future::Future,
     io,
     net::{SocketAddr, TcpListener, TcpStream},
+    pin::pin,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -141,11 +142,12 @@ impl Acceptor {
     async fn accept_all(&self, home: &Rc<Worker>, listener: TcpListener) -> io::Result<()> {
         let own = listener.local_addr()?;
         let listener = culvert_redirect::Acceptor::new(listener)?;
+        let mut stop = pin!(self.stop.cancelled());
         loop {
             // Between two connections only: one that waits for a place is the pod's, and nobody else's any more.
             let accepted = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return Ok(()),
+                () = &mut stop => return Ok(()),
                 accepted = listener.accept() => accepted,
             };
             match accepted {

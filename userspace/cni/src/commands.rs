@@ -89,11 +89,6 @@ fn del(environment: &Environment, conf: &NetConf<'_>) {
     let netns = environment.netns().and_then(|path| open(&path).ok());
     let pod = environment.pod().filter(|pod| !conf.exclude_namespaces.contains(&pod.namespace));
     let uid = pod.and_then(|pod| pod.uid);
-    if let Some(uid) = &uid
-        && let Err(error) = Asked::beside(&conf.known).forget(uid)
-    {
-        eprintln!("culvert-cni: the note of a pod that ends stays: {error}");
-    }
     if let (Some(netns), Some(uid)) = (netns, uid)
         && let Err(error) = enrolment::ask(&conf.socket, &Request::Withdraw { uid }, Some(&netns), Some(WITHDRAW))
     {
@@ -176,10 +171,7 @@ fn by_labels(pod: &PodName, conf: &NetConf<'_>) -> Result<(Verdict, String), Unk
 fn by_list(pod: PodName, conf: &NetConf<'_>, why: &Silence) -> Result<Option<Subject>, Failure> {
     let list = Known::read(&conf.known);
     let asked = pod.uid.as_ref().is_none_or(|uid| Asked::beside(&conf.known).has(uid));
-    let verdict = match list.as_ref().ok().and_then(|list| known::verdict(list, &pod, why.away)) {
-        Some(Verdict::Pass) if asked => Some(Verdict::Ask),
-        other => other,
-    };
+    let verdict = list.as_ref().ok().and_then(|list| known::verdict(list, &pod, asked, why.away));
     let why = &why.text;
     match (verdict, pod.uid.clone()) {
         (Some(Verdict::Pass), _) => Ok(None),

@@ -62,7 +62,7 @@ impl Asked {
         self.of(uid).and_then(|file| file.try_exists()).unwrap_or(true)
     }
 
-    /// The pod is gone.
+    /// The list knows the pod itself now. (Not at its `DEL`: each try that fails ends with one.)
     pub fn forget(&self, uid: &str) -> io::Result<()> {
         match fs::remove_file(self.of(uid)?) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -72,8 +72,8 @@ impl Asked {
 
     /// A UID becomes the name of a file: nothing else may.
     fn of(&self, uid: &str) -> io::Result<PathBuf> {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        if uid.is_empty() || uid.len() > 128 || !uid.bytes().all(plain) {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if uid.is_empty() || uid.starts_with('.') || uid.len() > 128 || !uid.bytes().all(plain) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{uid:?} is no UID")));
         }
         Ok(self.folder.join(uid))

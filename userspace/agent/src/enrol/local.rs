@@ -1,8 +1,8 @@
 //! What the control plane says of this node's own pods: written down for the CNI plugin, and compared with what is held.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
 
-use culvert_handover::known::Known;
+use culvert_handover::known::{Asked, Known};
 use culvert_workload::{Membership, Phase, Protocol, Workload};
 
 use super::{Discovery, Enroller};
@@ -92,7 +92,13 @@ async fn write(list: &std::path::Path, now: Known, written: &mut Option<Known>) 
     }
     let (path, fresh) = (list.to_owned(), now.clone());
     // What is not known any more must not open a pod: rather no list than an old one.
-    let put = move || fresh.write(&path).inspect_err(|_| drop(std::fs::remove_file(&path)));
+    let put = move || {
+        fresh.write(&path).inspect_err(|_| drop(std::fs::remove_file(&path)))?;
+        let asked = Asked::beside(&path);
+        // One that stays is outweighed by the list.
+        fresh.pods.keys().for_each(|uid| drop(asked.forget(uid)));
+        io::Result::Ok(())
+    };
     match super::blocking(put).await {
         Ok(Ok(())) => *written = Some(now),
         Ok(Err(error)) => {

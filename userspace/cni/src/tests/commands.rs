@@ -226,8 +226,12 @@ fn a_pod_that_was_the_meshs_is_not_let_through_because_the_api_server_is_silent_
     scene.kubeconfig.clone_from(&nobody.kubeconfig);
     assert_eq!(scene.refusal("ADD", "shop", "web", "shop-uid"), "agent_unreachable");
     scene.call("ADD", "shop", "other", "other-uid").expect("nobody has said that it is the mesh's");
+    // The runtime takes down what could not be added, before kubelet tries again.
     scene.call("DEL", "shop", "web", "shop-uid").expect("gone");
-    scene.call("ADD", "shop", "web", "shop-uid").expect("another pod, for all that is known");
+    assert_eq!(scene.refusal("ADD", "shop", "web", "shop-uid"), "agent_unreachable");
+    // The control plane's word about this very pod.
+    scene.knows("{\"pods\":{\"shop-uid\":false},\"namespaces\":{\"shop\":false}}");
+    scene.call("ADD", "shop", "web", "shop-uid").expect("it is not the mesh's any more");
     // Where nothing can be noted, nothing is promised.
     assert_eq!(scene.refusal("ADD", "shop", "web", "../known.json"), "namespace_unknown");
 }

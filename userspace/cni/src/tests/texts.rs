@@ -103,7 +103,7 @@ fn the_agents_list_knows_pods_and_namespaces() {
         name: "web".to_owned(),
         uid: uid.map(str::to_owned),
     };
-    let verdict = |pod| known::verdict(&known, &pod, true);
+    let verdict = |pod| known::verdict(&known, &pod, false, true);
     assert_eq!(verdict(pod("tools", Some("in"))), Some(Verdict::Ask), "the pod itself goes before its namespace");
     assert_eq!(verdict(pod("shop", Some("out"))), Some(Verdict::Pass));
     assert_eq!(verdict(pod("shop", Some("new"))), Some(Verdict::Ask));
