@@ -58,9 +58,8 @@ pub mod slot {
 pub mod map {
     /// Shared. Socket storage with `BPF_F_CLONE`: [`AGENT_TAG`](crate::AGENT_TAG) on the agent's sockets.
     pub const AGENT_TAG: &str = "agent_tag";
-    /// Shared. [`FlowKey`](crate::FlowKey) of app legs that are connecting: steering passes them to the app.
-    pub const AGENT_FLOWS: &str = "agent_flows";
-    /// Shared. [`FlowKey`](crate::FlowKey) of app legs that are open: no wire segment may carry that tuple.
+    /// Shared. [`FlowKey`](crate::FlowKey) of app legs, from before they connect until they are over: steering passes them
+    /// to the app, and no wire segment may carry that tuple.
     pub const APP_LEGS: &str = "app_legs";
     /// Shared. [`FlowKey`](crate::FlowKey) of kubelet's probes.
     pub const PROBE_FLOWS: &str = "probe_flows";

@@ -11,8 +11,6 @@ use culvert_abi::{
     Address, Event, FlowKey, MAX_POD_ADDRESSES, MAX_PODS, NodeConfig, PodConfig, PodCounters, SteerConfig, slot,
 };
 
-#[btf_map(name = "agent_flows")]
-pub static AGENT_FLOWS: HashMap<FlowKey, u32, 65536> = HashMap::new();
 #[btf_map(name = "app_legs")]
 pub static APP_LEGS: HashMap<FlowKey, u32, 262144, 1> = HashMap::new();
 #[btf_map(name = "probe_flows")]

@@ -12,7 +12,7 @@ use aya_log_ebpf::info;
 use culvert_abi::{APP_LEG_PORT_MAX, APP_LEG_PORT_MIN, Address, Counter, Event, FlowKey, event_kind, mapped, slot};
 
 use crate::{
-    maps::{AGENT_FLOWS, LISTENERS, PROBE_FLOWS, WIRE_FLOWS, is_own, own_pod, own_slot},
+    maps::{APP_LEGS, LISTENERS, PROBE_FLOWS, WIRE_FLOWS, is_own, own_pod, own_slot},
     packet::{EMPTY, ETH_IPV4, ETH_IPV6, TCP},
     report::Tally,
 };
@@ -65,7 +65,8 @@ fn decide(lookup: *mut bpf_sk_lookup, flow: &FlowKey, v4: bool) -> Counter {
 /// A connection to an address of the pod: the agent's own, a probe, or one from the wire.
 #[inline(always)]
 fn to_pod(lookup: *mut bpf_sk_lookup, flow: &FlowKey, v4: bool) -> Counter {
-    if AGENT_FLOWS.get_ptr(flow).is_some() {
+    // From the wire nothing with this tuple comes as far as here: `veth_watch` drops it.
+    if APP_LEGS.get_ptr(flow).is_some() {
         return Counter::SteerAppLeg;
     }
     if PROBE_FLOWS.get_ptr(flow).is_some() {

@@ -128,7 +128,7 @@ pub(crate) fn clear_legs(node: &Node, subject: &Subject) -> io::Result<()> {
         })?;
         legs.iter().try_for_each(|key| maps.app_legs.remove(key))?;
     }
-    of_pod(&maps.agent_flows)?.iter().try_for_each(|key| maps.agent_flows.remove(key))
+    Ok(())
 }
 
 /// Removes rules and entries whose time is up, or all of them.

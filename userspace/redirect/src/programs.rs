@@ -31,7 +31,6 @@ pub(crate) struct Loaded {
 #[derive(Debug)]
 pub(crate) struct SharedMaps {
     pub(crate) agent_tag: Map,
-    pub(crate) agent_flows: Map,
     pub(crate) app_legs: Map,
     pub(crate) probe_flows: Map,
     pub(crate) wire_flows: Map,
@@ -65,9 +64,8 @@ const fn layout(name: &'static str, kind: u32, key: usize, value: usize, entries
 
 const FLOW: usize = size_of::<FlowKey>();
 
-const SHARED: [Layout; 11] = [
+const SHARED: [Layout; 10] = [
     layout(name::AGENT_TAG, SK_STORAGE, 4, 4, 0, 0x201),
-    layout(name::AGENT_FLOWS, HASH, FLOW, 4, 65_536, 0),
     layout(name::APP_LEGS, HASH, FLOW, 4, 262_144, 1),
     layout(name::PROBE_FLOWS, LRU_HASH, FLOW, 4, 16_384, 0),
     layout(name::WIRE_FLOWS, LRU_HASH, FLOW, 4, 65_536, 0),
@@ -157,7 +155,6 @@ fn open_maps(pins: &Pins) -> Result<SharedMaps, OpenError> {
     };
     Ok(SharedMaps {
         agent_tag: open(name::AGENT_TAG)?,
-        agent_flows: open(name::AGENT_FLOWS)?,
         app_legs: open(name::APP_LEGS)?,
         probe_flows: open(name::PROBE_FLOWS)?,
         wire_flows: open(name::WIRE_FLOWS)?,

@@ -128,7 +128,7 @@ impl Node {
     fn forget_host(&self, ifindex: u32) -> io::Result<()> {
         let maps = &self.shared.maps;
         maps.pod_policy.remove(&ifindex)?;
-        for flows in [&maps.agent_flows, &maps.app_legs, &maps.probe_flows, &maps.wire_flows, &maps.pre_enrolment] {
+        for flows in [&maps.app_legs, &maps.probe_flows, &maps.wire_flows, &maps.pre_enrolment] {
             for key in flows.keys::<FlowKey>()?.iter().filter(|key| key.pod == ifindex) {
                 flows.remove(key)?;
             }

@@ -93,12 +93,7 @@ impl Netns {
         for _ in 0..TRIES {
             let source = SocketAddr::new(client, self.take_port());
             let Some((leg, socket)) = self.app_socket(source, destination)? else { continue };
-            let key = leg.entry.key;
-            self.inner.shared.maps.agent_flows.set(&key, &1u32).map_err(DialError::Map)?;
-            let connecting = Entry { inner: self.inner.clone(), key, map: Which::AgentFlows };
-            let connected = connect(socket, destination).await;
-            drop(connecting);
-            match connected {
+            match connect(socket, destination).await {
                 // The tuple is still in TIME_WAIT, or was taken in between.
                 Err(DialError::Connect(error)) if is_taken(&error) => {}
                 connected => return Ok(AppLeg { stream: connected?, leg }),
@@ -163,7 +158,7 @@ impl Netns {
             other => other.map_err(DialError::Map)?,
         }
         // From here on no wire segment with this tuple gets in: what is not there now will not come.
-        let leg = Leg::new(self.inner.clone(), key);
+        let leg = Leg { inner: self.inner.clone(), key };
         if self.is_wire_flow(&key, source, destination)? {
             return Ok(None);
         }
@@ -223,42 +218,18 @@ pub struct AppLeg {
     pub leg: Leg,
 }
 
-/// Keeps an app leg's tuple off the wire until dropped.
+/// An entry of `app_legs`: lets the connection pass to the app, and keeps its tuple off the wire, until dropped.
 #[derive(Debug)]
 pub struct Leg {
-    entry: Entry,
-}
-
-impl Leg {
-    fn new(inner: Arc<Inner>, key: FlowKey) -> Self {
-        Self { entry: Entry { inner, key, map: Which::AppLegs } }
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Which {
-    AgentFlows,
-    AppLegs,
-}
-
-/// An entry of a map that is removed on drop.
-#[derive(Debug)]
-struct Entry {
     inner: Arc<Inner>,
     key: FlowKey,
-    map: Which,
 }
 
-impl Drop for Entry {
+impl Drop for Leg {
     fn drop(&mut self) {
-        let maps = &self.inner.shared.maps;
-        let map = match self.map {
-            Which::AgentFlows => &maps.agent_flows,
-            Which::AppLegs => &maps.app_legs,
-        };
-        if let Err(error) = map.remove(&self.key) {
+        if let Err(error) = self.inner.shared.maps.app_legs.remove(&self.key) {
             // The tuple stays closed to the wire, which is the safe side.
-            tracing::warn!(%error, map = ?self.map, "an entry of a kernel map could not be removed");
+            tracing::warn!(%error, "the entry of an app leg could not be removed");
         }
     }
 }
