@@ -8,6 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytes::BufMut as _;
 use culvert_identity::SpiffeId;
 use culvert_mtls::{Expected, Refusal, failure_reason, peer_of, refusal_of, server_name};
 use rustls::{CommonState, client::UnbufferedClientConnection, server::UnbufferedServerConnection};
@@ -76,8 +77,9 @@ impl HandshakeError {
 const FAREWELL: Duration = Duration::from_secs(1);
 const FAREWELL_BYTES: usize = 64 * 1024;
 
-/// What a peer may send before its handshake is done, in bytes: a chain of certificates, generously.
-const LARGEST_FLIGHT: usize = 128 * 1024;
+/// What of a peer may wait before its handshake is done, in bytes: a chain of certificates, generously. It is what anybody
+/// can have kept here, and what [`crate::link`] begins with.
+pub(crate) const LARGEST_FLIGHT: usize = 48 * 1024;
 
 /// Shakes hands as the dialling side. The peer must be the one that the route names, whatever the verifier in its
 /// configuration let pass.
@@ -147,11 +149,13 @@ async fn send(tcp: &mut TcpStream, own: &mut Vec<u8>, more: bool) -> io::Result<
 }
 
 async fn receive(tcp: &mut TcpStream, rest: &mut Vec<u8>) -> io::Result<()> {
-    if rest.len() > LARGEST_FLIGHT {
+    let room = LARGEST_FLIGHT.saturating_sub(rest.len());
+    if room == 0 {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    rest.reserve(4096);
-    match tcp.read_buf(rest).await? {
+    rest.reserve(room.min(4096));
+    // Not as much as the buffer has happened to grow to.
+    match tcp.read_buf(&mut rest.limit(room)).await? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         _ => Ok(()),
     }
@@ -190,4 +194,35 @@ fn proven(
         suite: connection.negotiated_cipher_suite().map(|suite| suite.suite()),
         generation,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_more_is_kept_than_a_flight_may_have_however_the_buffer_has_grown() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        let flood = tokio::spawn(async move {
+            let _ = peer.write_all(&vec![0x16; 1 << 20]).await;
+            peer
+        });
+        let mut rest = Vec::with_capacity(LARGEST_FLIGHT - 1);
+        let error = loop {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            match receive(&mut tcp, &mut rest).await {
+                Ok(()) => assert!(rest.len() <= LARGEST_FLIGHT, "{}", rest.len()),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((error.kind(), rest.len()), (io::ErrorKind::InvalidData, LARGEST_FLIGHT));
+        drop(tcp);
+        flood.await.unwrap();
+    }
 }

@@ -8,7 +8,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    io::AsyncReadExt as _,
+    task::spawn_local,
+    time::{Instant, Sleep, sleep_until, timeout},
+};
 
 use crate::{error::StreamError, http2::session::Asked, limits::Limits, link::Link, tunnel::Tunnel};
 
@@ -47,6 +51,16 @@ impl Life {
             wound_down: false,
             ended_at: None,
         }
+    }
+
+    /// To be called at the end, when all is said: keeps the socket until the peer has closed as well. One that is closed
+    /// while its last bytes are on their way is reset by whatever the peer still sends, and the bytes are lost.
+    pub(crate) fn linger(self) {
+        let mut tcp = self.link.into_socket();
+        spawn_local(timeout(LAST_WORDS, async move {
+            let mut scratch = [0; 2048];
+            while tcp.read(&mut scratch).await.is_ok_and(|bytes| bytes > 0) {}
+        }));
     }
 
     /// The next request of the peer; `None` when the tunnel is over and all is said.

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     error::StreamError,
+    handshake::LARGEST_FLIGHT,
     http2::session::{Asked, Session},
     tls::{CHUNK, Failure, SEALED, Tls},
     turns,
@@ -22,6 +23,10 @@ use crate::{
 const READ: usize = 128 * 1024;
 /// Bytes of a record, or of a handshake message over several, that may wait for the rest. TLS itself allows 64 KiB.
 const REST: usize = 96 * 1024;
+// What a handshake leaves over is put where there is room for that much.
+const _: () = assert!(LARGEST_FLIGHT <= REST);
+/// Most bytes of TLS's own that are written together with what is sealed: the end of a handshake, with a chain of certificates.
+const OWN: usize = 16 * 1024;
 /// Reads before others have their turn.
 const READS: usize = 4;
 /// Bytes in the socket that are not on their way yet, from which on nothing more is written: what waits there can
@@ -155,10 +160,15 @@ impl Link {
         match opened {
             Ok(_) if self.rest.len() > REST => Err(StreamError::Lost(ErrorKind::InvalidData)),
             Ok(closed) => Ok(!closed),
-            Err(Failure::Payload(code)) => Err(self.accuse(code)),
+            Err(Failure::Payload(code)) => {
+                // Records behind the offence are not looked at, and must not keep TLS from sealing the answer to it.
+                self.rest.clear();
+                Err(self.accuse(code))
+            }
             Err(Failure::Tls(error)) => {
                 self.tls.last_words(&mut self.rest, &mut self.own);
-                self.try_flush();
+                // Nothing can be sealed any more, and the alert does not wait for it.
+                self.try_own();
                 Err(broken(error))
             }
         }
@@ -167,37 +177,65 @@ impl Link {
     /// The peer breaks the rules: it is told, and that is the end.
     fn accuse(&mut self, code: u32) -> StreamError {
         self.session.borrow_mut().accuse(code);
-        self.try_flush();
+        // What follows the offence may keep TLS from sealing: its own messages go first.
+        self.try_own();
+        let _ = self.poll_flush(&mut Context::from_waker(std::task::Waker::noop()));
         StreamError::Protocol(code)
     }
 
-    /// Writes what the socket takes at once.
-    fn try_flush(&mut self) {
-        let _ = self.poll_flush(&mut Context::from_waker(std::task::Waker::noop()));
+    /// Writes what the socket takes at once of what is sealed and of TLS's own messages.
+    fn try_own(&mut self) {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        if matches!(self.poll_sealed(&mut cx), Poll::Ready(Ok(()))) {
+            let _ = self.poll_own(&mut cx);
+        }
     }
 
     /// Ready when all that was to be sent is in the socket.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         loop {
-            if let Some(sealed) = &mut self.sealed {
-                ready!(poll_write(&self.tcp, cx, &sealed.buffer[..sealed.end], &mut sealed.at))?;
-                SPARE.set(self.sealed.take().map(|sealed| sealed.buffer));
+            ready!(self.poll_sealed(cx))?;
+            let has_out = self.session.borrow().has_out();
+            if !has_out || self.own.len() > OWN {
+                ready!(self.poll_own(cx))?;
             }
-            if !self.own.is_empty() {
-                let mut at = 0;
-                let written = poll_write(&self.tcp, cx, &self.own, &mut at);
-                self.own.drain(..at);
-                ready!(written)?;
-            }
-            let mut session = self.session.borrow_mut();
-            if !session.has_out() {
+            if !has_out {
                 return Poll::Ready(Ok(()));
             }
-            let mut buffer = SPARE.take().unwrap_or_else(|| vec![0; SEALED].into());
-            let sealed = session.drain(CHUNK, |plain| self.tls.seal(plain, &mut self.rest, &mut buffer));
-            drop(session);
-            self.sealed = Some(Sealed { buffer, at: 0, end: sealed.map_err(broken)? });
+            self.seal()?;
         }
+    }
+
+    fn poll_sealed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        if let Some(sealed) = &mut self.sealed {
+            ready!(poll_write(&self.tcp, cx, &sealed.buffer[..sealed.end], &mut sealed.at))?;
+            SPARE.set(self.sealed.take().map(|sealed| sealed.buffer));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_own(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        let mut at = 0;
+        let written = poll_write(&self.tcp, cx, &self.own, &mut at);
+        self.own.drain(..at);
+        written
+    }
+
+    /// Seals what the session has to say, behind what TLS has to say.
+    fn seal(&mut self) -> Result<(), StreamError> {
+        let mut buffer = SPARE.take().unwrap_or_else(|| vec![0; OWN + SEALED].into());
+        let (own, out) = buffer.split_at_mut(self.own.len());
+        own.copy_from_slice(&self.own);
+        let sealed = self.session.borrow_mut().drain(CHUNK, |plain| self.tls.seal(plain, &mut self.rest, out));
+        let end = self.own.len() + sealed.map_err(broken)?;
+        self.own.clear();
+        self.sealed = Some(Sealed { buffer, at: 0, end });
+        Ok(())
+    }
+
+    /// The socket, after everything has been said.
+    pub(crate) fn into_socket(self) -> TcpStream {
+        self.tcp
     }
 
     /// Gives memory back that an idle connection does not need.

@@ -152,6 +152,7 @@ impl Server {
                 Asked::Malformed(why) => inbound.malformed(&tunnel.peer, why),
             }
         }
+        life.linger();
         match tunnel.ended() {
             Some(why) => Err(ServeError::Tunnel(why)),
             None => Ok(()),

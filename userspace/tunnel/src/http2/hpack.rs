@@ -15,6 +15,10 @@ pub(crate) struct Decoder {
     table: Table,
 }
 
+/// A change of the table's size to nothing. Our blocks refer to no table, and a peer that allows none waits for that to be
+/// said in the first block (RFC 7541 section 4.2, RFC 9113 section 4.3.1).
+pub(crate) const NO_TABLE: u8 = 0x20;
+
 impl Decoder {
     /// Gives each field of a block to `take`.
     pub(crate) fn read(&mut self, mut block: &[u8], mut take: impl FnMut(&[u8], &[u8])) -> Result<(), Broken> {

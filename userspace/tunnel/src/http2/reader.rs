@@ -125,7 +125,7 @@ impl Reader {
         if bytes.is_empty() {
             return self.skip(head, left, padding, input);
         }
-        Some(Piece::Data { stream: head.stream, bytes, flow: bytes.len() as u32, more: true, end: false })
+        Some(Piece::Data { stream: head.stream, bytes, flow: bytes.len() as u32, more: left > 0, end: false })
     }
 
     /// Swallows padding that comes in parts; it counts as it comes.

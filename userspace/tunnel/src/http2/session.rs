@@ -71,6 +71,8 @@ pub(crate) struct Session {
     said: Said,
     /// A header block that goes on in CONTINUATION frames: its stream, flags and the bytes so far.
     block: Option<(u32, u8, Vec<u8>)>,
+    /// Whether the peer was told that our blocks refer to no table.
+    table_given_up: bool,
     streams: HashMap<u32, Stream, BuildHasherDefault<IdHasher>>,
     /// Streams that wait for room in `out` or in the connection's window.
     waiting: Vec<u32>,
@@ -175,6 +177,7 @@ impl Session {
             heard: Heard::default(),
             said: Said::default(),
             block: None,
+            table_given_up: false,
             streams: HashMap::default(),
             waiting: Vec::new(),
             asked: VecDeque::new(),

@@ -1,6 +1,12 @@
 //! Making a tunnel, and the task that drives it.
 
-use std::{cell::RefCell, future::Future, io, rc::Rc};
+use std::{
+    cell::RefCell,
+    future::{Future, poll_fn},
+    io,
+    rc::Rc,
+    task::Poll,
+};
 
 use tokio::{
     net::TcpStream,
@@ -37,6 +43,7 @@ impl Inner {
             match dialled {
                 Ok((tunnel, life)) => {
                     inner.dialled(&route.key, &Ok(Rc::clone(&tunnel)));
+                    give_way().await;
                     drive(life).await;
                     inner.remove(&route.key, &tunnel);
                 }
@@ -74,14 +81,28 @@ impl Inner {
     }
 }
 
+/// Lets those run who have waited for the tunnel: their requests go out with the end of its handshake, in one piece.
+async fn give_way() {
+    let mut given = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut given, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// Drives a dialled tunnel to its end.
 async fn drive(mut life: Life) {
     while let Some(step) = life.next().await {
         if let Err(error) = step {
             tracing::debug!(%error, "tunnel over");
-            break;
+            return;
         }
     }
+    life.linger();
 }
 
 fn proof_key(route: &Route, peer: &Peer) -> ProofKey {

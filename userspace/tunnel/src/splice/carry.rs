@@ -118,6 +118,8 @@ impl Carry {
         }
         let reset = self.stream.session().poll_gone(self.stream.id(), cx);
         if let Err(end) = self.deliver(cx) {
+            // What it said before it stopped listening, such as why it refuses an upload, is on its way all the same.
+            self.collect_last(cx);
             return Poll::Ready(end);
         }
         self.watches = false;
@@ -212,6 +214,24 @@ impl Carry {
             }
         }
         Ok(())
+    }
+
+    /// Reads what an application has sent before it broke. Never its end: what was cut off must not look whole.
+    fn collect_last(&mut self, cx: &mut Context<'_>) {
+        let mut moved = 0;
+        while !self.outward_closed && moved < TURN {
+            let Poll::Ready(Ok(room)) = self.stream.session().poll_room(self.stream.id(), cx) else { return };
+            let read = self.stream.session().append(self.stream.id(), room, |buffer| {
+                turns::read(&self.app, room, || self.app.try_read_buf(buffer))
+            });
+            match read {
+                Ok(bytes) if bytes > 0 => {
+                    self.meter.add_sent(bytes);
+                    moved += bytes;
+                }
+                _ => return,
+            }
+        }
     }
 
     /// Asks for more when reads fill what there is, and for less when they do not.

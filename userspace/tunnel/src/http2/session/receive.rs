@@ -88,7 +88,8 @@ impl Session {
         if stream.recv_done {
             return Err(code::STREAM_CLOSED);
         }
-        if stream.unanswered && self.role == Role::Dialling {
+        // Of one that we have reset already whatever was on its way is late.
+        if stream.unanswered && stream.reset.is_none() && self.role == Role::Dialling {
             return Err(code::PROTOCOL_ERROR);
         }
         stream.recv_window -= i64::from(flow);
@@ -300,6 +301,9 @@ impl Session {
     fn reset_by_peer(&mut self, head: Head, payload: &[u8]) -> Result<(), u32> {
         let reason = frame::number(payload).filter(|_| payload.len() == 4).ok_or(code::FRAME_SIZE_ERROR)?;
         let id = head.stream;
+        if id == 0 {
+            return Err(code::PROTOCOL_ERROR);
+        }
         let Some(stream) = self.streams.get_mut(&id) else { return self.closed_or_idle(id) };
         let served_unanswered = stream.unanswered && self.role == Role::Serving;
         stream.reset.get_or_insert(StreamError::Reset(reason));

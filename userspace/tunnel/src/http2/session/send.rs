@@ -15,7 +15,7 @@ use crate::{
     http2::{
         code,
         frame::{self, HEAD, Head, flag, kind},
-        headers,
+        headers, hpack,
     },
 };
 
@@ -68,6 +68,13 @@ impl Session {
     }
 
     fn put_headers(&mut self, id: u32, flags: u8, block: &[u8]) {
+        if !std::mem::replace(&mut self.table_given_up, true) {
+            return self.put_block(id, flags, &[&[hpack::NO_TABLE], block].concat());
+        }
+        self.put_block(id, flags, block);
+    }
+
+    fn put_block(&mut self, id: u32, flags: u8, block: &[u8]) {
         let most = self.peer.max_frame as usize;
         let (first, rest) = block.split_at(block.len().min(most));
         let last = |rest: &[u8]| if rest.is_empty() { flag::END_HEADERS } else { 0 };

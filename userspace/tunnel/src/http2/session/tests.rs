@@ -242,6 +242,7 @@ fn frames_against_the_rules_end_the_connection_with_the_code_of_the_rfc() {
             code::ENHANCE_YOUR_CALM,
         ),
         ("RST_STREAM of three bytes", frame(kind::RST_STREAM, 0, 1, &[0; 3]), code::FRAME_SIZE_ERROR),
+        ("RST_STREAM on stream 0", frame(kind::RST_STREAM, 0, 0, &[0; 4]), code::PROTOCOL_ERROR),
         ("RST_STREAM of a stream that never was", frame(kind::RST_STREAM, 0, 1, &[0; 4]), code::PROTOCOL_ERROR),
         ("SETTINGS on a stream", frame(kind::SETTINGS, 0, 1, &[]), code::PROTOCOL_ERROR),
         ("SETTINGS of five bytes", frame(kind::SETTINGS, 0, 0, &[0; 5]), code::FRAME_SIZE_ERROR),
@@ -530,4 +531,50 @@ fn whoever_does_not_use_its_turn_passes_it_on() {
     let nothing = client.append(first, 1000, |_| Err(io::ErrorKind::WouldBlock.into()));
     assert!(nothing.is_err() && !client.has_out());
     assert_eq!(woken.0.load(std::sync::atomic::Ordering::Relaxed), 1, "nothing else would have woken it");
+}
+
+/// The payload of each HEADERS frame of what was said.
+fn blocks(mut said: &[u8]) -> Vec<Vec<u8>> {
+    let mut blocks = Vec::new();
+    while let Some((head, rest)) = said.split_first_chunk::<9>() {
+        let (payload, after) = rest.split_at(u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize);
+        if head[3] == kind::HEADERS {
+            blocks.push(payload.to_vec());
+        }
+        said = after;
+    }
+    blocks
+}
+
+#[test]
+fn the_first_header_block_of_either_side_gives_the_table_up_and_no_other_does() {
+    let (mut client, mut server) = pair();
+    client.open(&request()).unwrap();
+    client.open(&request()).unwrap();
+    let asked = client.drain(usize::MAX, <[u8]>::to_vec);
+    let first: Vec<u8> = blocks(&asked).iter().map(|block| block[0]).collect();
+    assert_eq!((first[0], first.len()), (hpack::NO_TABLE, 2));
+    assert_ne!(first[1], hpack::NO_TABLE);
+    server.absorb(&asked, false).unwrap();
+    for _ in 0..2 {
+        let Some(Asked::Connect(id, _)) = server.take_asked() else { panic!("a request") };
+        server.accept(id, &Arc::default()).unwrap();
+    }
+    let answered = server.drain(usize::MAX, <[u8]>::to_vec);
+    let first: Vec<u8> = blocks(&answered).iter().map(|block| block[0]).collect();
+    assert_eq!(first, [hpack::NO_TABLE, 0x88]);
+    client.absorb(&answered, false).unwrap();
+}
+
+#[test]
+fn data_behind_an_answer_that_is_none_is_late_and_costs_no_other_stream() {
+    let (mut client, mut server) = pair();
+    let id = client.open(&request()).unwrap();
+    talk(&mut client, &mut server);
+    let mut said = Vec::new();
+    // `:method: GET` is no answer.
+    put(&mut said, kind::HEADERS, 4, id, &[0x82]);
+    put(&mut said, kind::DATA, 0, id, b"late");
+    assert_eq!(client.absorb(&said, false), Ok(()));
+    assert!(client.open(&request()).is_ok());
 }
