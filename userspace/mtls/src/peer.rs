@@ -6,7 +6,7 @@ use culvert_identity::{
 };
 use rustls::{CommonState, NamedGroup, ProtocolVersion};
 
-use crate::Refusal;
+use crate::{Refusal, remembered::Chain};
 
 /// A peer that has proven its identity in a handshake of a configuration of this crate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub fn peer_of(connection: &CommonState) -> Result<VerifiedPeer, Refusal> {
         return Err(Refusal::NotProven);
     }
     let chain = connection.peer_certificates().ok_or(Refusal::NoClientCertificate)?;
-    let svid = x509::check_chain(chain)?;
+    let svid = Chain::of(chain).find().map_or_else(|| x509::check_chain(chain), Ok)?;
     let group = connection.negotiated_key_exchange_group().map(|group| group.name());
     Ok(VerifiedPeer { svid, group })
 }

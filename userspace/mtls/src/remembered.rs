@@ -1,4 +1,4 @@
-//! Signatures on certificates that were found good.
+//! Signatures on certificates that were found good, and what the leaves of good chains say.
 //!
 //! Whether a signature is good follows from algorithm, key, message and signature alone, whenever it is and whoever is
 //! trusted; so what was found good once is not computed again. Everything else of a path (names, dates, purposes, the
@@ -7,16 +7,17 @@
 //! tunnel's instructions.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{LazyLock, Mutex, MutexGuard, PoisonError},
 };
 
 use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
-use rustls_pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm};
+use culvert_identity::x509::Svid;
+use rustls_pki_types::{AlgorithmIdentifier, CertificateDer, InvalidSignature, SignatureVerificationAlgorithm};
 
 use crate::config::provider;
 
-/// Signatures that are remembered of each algorithm. When there are more, remembering begins anew. Only good ones count,
+/// Signatures that are remembered of each algorithm, and chains. When there are more, remembering begins anew. Only good ones count,
 /// so whoever is not trusted fills nothing.
 const MOST: usize = 1024;
 
@@ -49,7 +50,7 @@ impl Remembering {
 
 impl SignatureVerificationAlgorithm for Remembering {
     fn verify_signature(&self, public_key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), InvalidSignature> {
-        let digest = digest([public_key, message, signature]);
+        let digest = digest([public_key, message, signature].into_iter());
         if self.good().contains(&digest) {
             return Ok(());
         }
@@ -75,8 +76,37 @@ impl SignatureVerificationAlgorithm for Remembering {
     }
 }
 
+/// A chain of certificates by its digest. What its leaf says, if it has the profile of an X509-SVID, follows from its bytes
+/// alone, and is asked for again as soon as the handshake is done and whenever the same peer comes back.
+pub(crate) struct Chain([u8; SHA256_OUTPUT_LEN]);
+
+impl Chain {
+    pub(crate) fn of(chain: &[CertificateDer<'_>]) -> Self {
+        Self(digest(chain.iter().map(AsRef::as_ref)))
+    }
+
+    /// What its leaf says, if it is kept.
+    pub(crate) fn find(&self) -> Option<Svid> {
+        chains().get(&self.0).cloned()
+    }
+
+    /// To be called only when there is a path from the chain to a trusted authority: strangers fill nothing.
+    pub(crate) fn keep(self, svid: &Svid) {
+        let mut chains = chains();
+        if chains.len() >= MOST {
+            chains.clear();
+        }
+        chains.insert(self.0, svid.clone());
+    }
+}
+
+fn chains() -> MutexGuard<'static, HashMap<[u8; SHA256_OUTPUT_LEN], Svid>> {
+    static CHAINS: LazyLock<Mutex<HashMap<[u8; SHA256_OUTPUT_LEN], Svid>>> = LazyLock::new(Mutex::default);
+    CHAINS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Each part with its length, so that no byte of one can pass for a byte of another.
-fn digest(parts: [&[u8]; 3]) -> [u8; SHA256_OUTPUT_LEN] {
+fn digest<'p>(parts: impl Iterator<Item = &'p [u8]>) -> [u8; SHA256_OUTPUT_LEN] {
     let mut context = Context::new(&SHA256);
     for part in parts {
         context.update(&(part.len() as u64).to_be_bytes());
@@ -152,6 +182,29 @@ mod tests {
             let text = number.to_string();
             assert!(remembering.verify_signature(b"", text.as_bytes(), text.as_bytes()).is_ok());
             assert!(remembering.good().len() <= MOST);
+        }
+    }
+
+    #[test]
+    fn a_chain_is_found_by_all_of_its_bytes_and_only_so_many_are_kept() {
+        let chain = |parts: &[&'static [u8]]| {
+            Chain::of(&parts.iter().map(|part| CertificateDer::from(*part)).collect::<Vec<_>>())
+        };
+        let says = Svid {
+            id: "spiffe://example.test/ns/shop/sa/web".parse().unwrap(),
+            not_before: std::time::SystemTime::UNIX_EPOCH,
+            not_after: std::time::SystemTime::UNIX_EPOCH,
+            serial: String::new(),
+            public_key: Vec::new(),
+        };
+        chain(&[b"leaf", b"signer"]).keep(&says);
+        assert_eq!(chain(&[b"leaf", b"signer"]).find(), Some(says.clone()));
+        for other in [&[&b"leaf"[..]][..], &[b"signer", b"leaf"], &[b"leafs", b"igner"], &[b"leaf", b"signer", b""]] {
+            assert_eq!(chain(other).find(), None, "{other:?}");
+        }
+        for number in 0..3 * MOST {
+            Chain::of(&[number.to_string().into_bytes().into()]).keep(&says);
+            assert!(chains().len() <= MOST);
         }
     }
 }

@@ -75,7 +75,10 @@ pub fn verify_chain(
     role: Role,
     now: SystemTime,
 ) -> Result<Svid, Refusal> {
-    let svid = x509::check_chain(chain)?;
+    let remembered = remembered::Chain::of(chain);
+    let known = remembered.find();
+    let is_new = known.is_none();
+    let svid = known.map_or_else(|| x509::check_chain(chain), Ok)?;
     let held = bundles.of_peer(&svid.id).ok_or_else(|| Refusal::NoBundle(svid.id.trust_domain()))?;
     if held.anchors.is_empty() {
         return Err(Refusal::EmptyBundle(svid.id.trust_domain()));
@@ -84,6 +87,9 @@ pub fn verify_chain(
     // a stranger's certificate is a stranger's even when it has also ended.
     let moment = now.min(svid.not_after).max(svid.not_before);
     check_path(chain, &svid, held, role, moment)?;
+    if is_new {
+        remembered.keep(&svid);
+    }
     check_dates(&svid, now)?;
     Ok(svid)
 }
