@@ -153,9 +153,11 @@ impl Acceptor {
             match accepted {
                 Ok((socket, peer)) => {
                     // Without a place the connection waits here, and those after it in the kernel's backlog.
-                    let slot = match self.pod.places.take() {
+                    let slot = match self.pod.places.take(self.direction) {
                         Some(slot) => Some(slot),
-                        None => tokio::time::timeout(PATIENCE, self.pod.places.wait()).await.ok().flatten(),
+                        None => {
+                            tokio::time::timeout(PATIENCE, self.pod.places.wait(self.direction)).await.ok().flatten()
+                        }
                     };
                     let Some(slot) = slot else {
                         self.no_place(&socket, peer);
@@ -207,7 +209,8 @@ impl Acceptor {
     fn adopt(&self, socket: TcpStream, listener: SocketAddr) -> io::Result<()> {
         let peer = socket.peer_addr()?;
         socket.set_nonblocking(true)?;
-        let slot = self.pod.places.take().ok_or_else(|| io::Error::other("no place for another connection"))?;
+        let slot =
+            self.pod.places.take(self.direction).ok_or_else(|| io::Error::other("no place for another connection"))?;
         self.hand_over(socket, peer, listener, slot);
         Ok(())
     }

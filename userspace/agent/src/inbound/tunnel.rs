@@ -97,7 +97,7 @@ impl Inbound for Served {
 impl Served {
     async fn delivered(self: Rc<Self>, offer: Offer) -> Option<Delivered> {
         let outcome = self.begin(offer.peer());
-        let Some(slot) = self.pod.places.take() else {
+        let Some(slot) = self.pod.places.take(Direction::Inbound) else {
             offer.refuse(Refusal::Unavailable);
             outcome.deny("no_slot");
             return None;

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    hash::{BuildHasher as _, Hash, Hasher},
     sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak},
 };
 
@@ -61,13 +62,39 @@ fn word(word: &str) -> Arc<str> {
     WORDS.get(word).cloned().unwrap_or_else(|| word.into())
 }
 
-/// Values of one label set, in the order of [`NAMES`].
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Labels(Arc<[Arc<str>]>);
+/// Values of one label set, in the order of [`NAMES`]. Six tables have it as key, and 27 texts are dear to hash: they are
+/// hashed once.
+#[derive(Debug, Clone, Eq)]
+struct Labels {
+    values: Arc<[Arc<str>]>,
+    hash: u64,
+}
+
+impl Labels {
+    fn new(values: Vec<Arc<str>>) -> Self {
+        static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::default);
+        Self { hash: SEED.hash_one(&values), values: values.into() }
+    }
+}
+
+impl PartialEq for Labels {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash && (Arc::ptr_eq(&self.values, &other.values) || self.values == other.values)
+    }
+}
+
+impl Hash for Labels {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
 
 impl EncodeLabelSet for Labels {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
-        NAMES.iter().zip(self.0.iter()).try_for_each(|(name, value)| (*name, &**value).encode(encoder.encode_label()))
+        NAMES
+            .iter()
+            .zip(self.values.iter())
+            .try_for_each(|(name, value)| (*name, &**value).encode(encoder.encode_label()))
     }
 }
 
@@ -221,7 +248,7 @@ fn find(known: &mut HashMap<Labels, Arc<Series>, RandomState>, labels: Labels, m
         labels
     } else {
         let other: Arc<str> = "other".into();
-        Labels(NAMES.iter().map(|_| other.clone()).collect())
+        Labels::new(NAMES.iter().map(|_| other.clone()).collect())
     };
     known.entry(labels.clone()).or_insert_with(|| Arc::new(Series::new(labels))).clone()
 }
@@ -261,7 +288,7 @@ fn labels(record: &Record) -> Labels {
     values.push(word("tcp"));
     values.push(word(flags(record)));
     values.push(word(if mutual(record) { "mutual_tls" } else { UNKNOWN }));
-    Labels(values.into())
+    Labels::new(values)
 }
 
 pub(super) fn mutual(record: &Record) -> bool {
