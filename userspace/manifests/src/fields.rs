@@ -1,13 +1,17 @@
 //! Strict reading of one object: every field that is not understood, and every value of the wrong shape, is noted.
 
-use std::{cell::RefCell, collections::BTreeMap, net::IpAddr};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+};
 
 use serde_json::{Map, Value};
 
 use crate::complaint::Severity;
 
 /// A complaint on its way: it does not know yet which file and object it is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Note {
     pub(crate) severity: Severity,
     pub(crate) reason: &'static str,
@@ -18,7 +22,18 @@ pub(crate) struct Note {
 
 /// Collects what is to be said about one object.
 #[derive(Debug, Default)]
-pub(crate) struct Notes(RefCell<Vec<Note>>);
+pub(crate) struct Notes(RefCell<Collected>);
+
+/// Most notes of errors, and of everything else, that one object gets; the rest is counted.
+const MOST: usize = 100;
+
+#[derive(Debug, Default)]
+struct Collected {
+    notes: Vec<Note>,
+    seen: HashSet<Note>,
+    /// How many there were beyond the most, of errors and of everything else.
+    more: [usize; 2],
+}
 
 impl Notes {
     pub(crate) fn add(
@@ -30,9 +45,15 @@ impl Notes {
         remedy: impl Into<String>,
     ) {
         let note = Note { severity, reason, field: field.into(), text: text.into(), remedy: remedy.into() };
-        let mut notes = self.0.borrow_mut();
-        if !notes.contains(&note) {
-            notes.push(note);
+        let mut collected = self.0.borrow_mut();
+        if !collected.seen.insert(note.clone()) {
+            return;
+        }
+        let is_error = severity == Severity::Error;
+        if collected.notes.iter().filter(|note| (note.severity == Severity::Error) == is_error).count() < MOST {
+            collected.notes.push(note);
+        } else {
+            collected.more[usize::from(!is_error)] += 1;
         }
     }
 
@@ -45,11 +66,18 @@ impl Notes {
     }
 
     pub(crate) fn has_errors(&self) -> bool {
-        self.0.borrow().iter().any(|note| note.severity == Severity::Error)
+        self.0.borrow().notes.iter().any(|note| note.severity == Severity::Error)
     }
 
     pub(crate) fn into_notes(self) -> Vec<Note> {
-        self.0.into_inner()
+        let Collected { mut notes, more, .. } = self.0.into_inner();
+        for (severity, count) in [Severity::Error, Severity::Warning].into_iter().zip(more) {
+            if count > 0 {
+                let (text, remedy) = (format!("{count} more of this kind"), "mend these first".to_owned());
+                notes.push(Note { severity, reason: "and_more", field: String::new(), text, remedy });
+            }
+        }
+        notes
     }
 }
 
@@ -93,14 +121,24 @@ impl<'v> Fields<'v> {
 
     /// Warns of every field whose name is not one of `known`.
     pub(crate) fn known(self, known: &[&str]) -> Self {
+        self.unknown(Severity::Warning, "unknown field, without any effect", known);
+        self
+    }
+
+    /// The same where a part that nobody understands may be the one that closes something: each is an error.
+    pub(crate) fn only(self, known: &[&str]) -> Self {
+        self.unknown(Severity::Error, "unknown field", known);
+        self
+    }
+
+    fn unknown(&self, severity: Severity, text: &str, known: &[&str]) {
         for key in self.map.into_iter().flat_map(Map::keys).filter(|key| !known.contains(&key.as_str())) {
             let remedy = match nearest(key, known) {
                 Some(name) => format!("did you mean {name:?}?"),
                 None => "remove it".to_owned(),
             };
-            self.notes.warn("unknown_field", self.at(key), "unknown field, without any effect", &remedy);
+            self.notes.add(severity, "unknown_field", self.at(key), text, remedy);
         }
-        self
     }
 
     fn get(&self, key: &str) -> Option<&'v Value> {

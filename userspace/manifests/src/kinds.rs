@@ -82,15 +82,19 @@ pub(crate) fn read(key: &ObjectKey, value: &Value) -> Reading {
         }
     };
     meta::check_names(key, &fields);
+    let closed = match &object {
+        Object::Mesh(mesh) => Some(Object::Mesh(mesh.clone().closed())),
+        _ => stand_in(key, "it has errors"),
+    };
     let reading = Reading::of(object, notes);
     let broken = reading.object.is_none() && key.kind.fails_closed();
-    Reading { stand_in: broken.then(|| stand_in(key, "it has errors")).flatten(), ..reading }
+    Reading { stand_in: closed.filter(|_| broken), ..reading }
 }
 
 /// The closed counterpart of an object of which no more than its name can be told.
 pub(crate) fn stand_in(key: &ObjectKey, why: &str) -> Option<Object> {
     match key.kind {
-        ObjectKind::Mesh => Some(Object::Mesh(MeshObject::closed())),
+        ObjectKind::Mesh => Some(Object::Mesh(MeshObject::default().closed())),
         ObjectKind::Namespace => Some(Object::Namespace(NamespaceObject::closed())),
         ObjectKind::AuthorizationPolicy | ObjectKind::PeerAuthentication => Some(policy::refusing(key, why)),
         _ => None,

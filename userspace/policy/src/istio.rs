@@ -98,14 +98,16 @@ impl Policy {
 pub fn read(object: &Value) -> Option<Result<Accepted, Rejected>> {
     let kind = Kind::of(object)?;
     let mut complaints = check_schema(object);
-    let review = admit(object)?;
-    complaints.extend(review.complaints);
+    let Review { complaints: more, mut warnings, .. } = admit(object)?;
+    complaints.extend(more);
     complaint::merge(&mut complaints);
+    complaint::shorten(&mut warnings);
     let name = selector::name_of(object);
     Some(if complaints.is_empty() {
-        Ok(Accepted { policy: admission::policy(kind, object), warnings: review.warnings })
+        Ok(Accepted { policy: admission::policy(kind, object), warnings })
     } else {
         let stand_in = admission::stand_in(kind, object, &complaints);
-        Err(Rejected { name, complaints, warnings: review.warnings, stand_in })
+        complaint::shorten(&mut complaints);
+        Err(Rejected { name, complaints, warnings, stand_in })
     })
 }

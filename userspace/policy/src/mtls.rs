@@ -122,6 +122,23 @@ impl EffectiveMtls {
     }
 }
 
+/// Why an object has no effect on any workload, if it has none: an older one has its scope (and its labels, where it
+/// selects some), or it selects labels in the root namespace.
+pub fn without_effect<'a>(
+    root_namespace: &str,
+    object: &PeerAuthentication,
+    all: impl IntoIterator<Item = &'a PeerAuthentication>,
+) -> Option<WhyIgnored> {
+    let Some(own) = scope(root_namespace, object) else { return Some(WhyIgnored::SelectorInRootNamespace) };
+    let rivals = all.into_iter().filter(|other| {
+        scope(root_namespace, other) == Some(own)
+            && other.name.namespace == object.name.namespace
+            && (own != Scope::Workload || other.selector == object.selector)
+    });
+    let winner = rivals.min_by_key(|other| (other.created, &other.name))?;
+    (winner.name != object.name).then(|| WhyIgnored::Older(winner.name.clone()))
+}
+
 fn scope(root_namespace: &str, object: &PeerAuthentication) -> Option<Scope> {
     let rooted = &*object.name.namespace == root_namespace;
     let labelled = matches!(&object.selector, Selector::Labels(labels) if !labels.is_empty());

@@ -205,14 +205,17 @@ impl<'p> Pass<'p> {
 
     fn keep_what_damaged_files_said(&mut self) {
         for (key, held) in &self.previous.held {
-            if self.damaged.contains(&held.origin.file)
-                && !self.held.contains_key(key)
-                && let Some(held) = self.last_good(key)
-            {
-                let origin = held.origin.clone();
-                let text = "its file is damaged and does not show it any more: its last good version stays in force";
-                self.complain(&origin, Some(key), Severity::Info, "fallback", text, "");
-                self.held.insert(key.clone(), held);
+            if self.damaged.contains(&held.origin.file) && !self.held.contains_key(key) {
+                let good = self.last_good(key);
+                let text = match good {
+                    Some(_) => {
+                        "its file is damaged and does not show it any more: its last good version stays in force"
+                    }
+                    None => "its file is damaged and does not show it any more: it stays closed",
+                };
+                let kept = good.unwrap_or_else(|| (**held).clone());
+                self.complain(&kept.origin, Some(key), Severity::Info, "fallback", text, "");
+                self.held.insert(key.clone(), kept);
             }
         }
     }

@@ -63,6 +63,43 @@ fn an_emptied_file_keeps_what_it_said_until_it_is_removed() {
     assert_eq!(said(&read("").1), Vec::<String>::new(), "a file that never said anything");
 }
 
+#[test]
+fn what_a_stand_in_closes_stays_closed_while_its_file_is_damaged() {
+    let broken = "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: p, namespace: shop}, \
+                  spec: {mtls: {mode: STRCT}}}";
+    let key = "PeerAuthentication shop/p";
+    assert_eq!(standing(&read(broken).0, key), Some(Standing::Invalid));
+    for damaged in ["", "{apiVersion: security"] {
+        let (catalog, _) = after(broken, damaged);
+        assert_eq!(standing(&catalog, key), Some(Standing::Invalid), "{damaged:?}");
+        let (again, _) = Catalog::read(&[file("a.yaml", damaged)], &catalog);
+        assert_eq!(standing(&again, key), Some(Standing::Invalid), "{damaged:?}, read once more");
+        assert!(Catalog::read(&[], &again).0.is_empty());
+    }
+}
+
+#[test]
+fn the_parts_of_a_name_have_no_length_of_their_own() {
+    let named = |name: &str| {
+        let text = format!(
+            "{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: {name}, namespace: shop}}, \
+             spec: {{rules: [{{}}]}}}}"
+        );
+        standing(&read(&text).0, &format!("AuthorizationPolicy shop/{name}"))
+    };
+    assert_eq!(named(&"a".repeat(253)), Some(Standing::Fresh));
+    assert_eq!(named(&format!("{}.b", "a".repeat(64))), Some(Standing::Fresh));
+    assert_eq!(named(&"a".repeat(254)), Some(Standing::Invalid));
+}
+
+#[test]
+fn who_is_wrong_a_thousand_times_is_not_told_so_a_thousand_times() {
+    let labels: String = (0..1000).map(|number| format!("l{number}: {number}, ")).collect();
+    let (_, complaints) = read(&POD.replacen("namespace: shop", &format!("namespace: shop, labels: {{{labels}}}"), 1));
+    assert_eq!(said(&complaints).len(), 101);
+    assert!(complaints.iter().any(|last| last.reason == "and_more" && last.text.starts_with("900 more")));
+}
+
 /// Lines added to the good pod, and what is said about them. An error leaves the pod out, a warning does not.
 #[test]
 fn each_mistake_in_a_pod_has_its_field_and_its_word() {
@@ -129,6 +166,7 @@ fn each_mistake_in_a_pod_has_its_field_and_its_word() {
 fn each_mistake_in_metadata_has_its_field_and_its_word() {
     let table = [
         ("name: Web, namespace: shop", "error bad_name metadata.name"),
+        ("name: a..b, namespace: shop", "error bad_name metadata.name"),
         ("name: web, namespace: sh.op", "error bad_name metadata.namespace"),
         ("name: web", "info no_namespace"),
         ("namespace: shop", "error no_name"),
@@ -211,7 +249,7 @@ fn each_mistake_in_mesh_and_node_has_its_field_and_its_word() {
         (mesh("trustDomainAliases: [ok, 'spiffe://no']"), "error bad_trust_domain spec.trustDomainAliases[1]"),
         (mesh("rootNamespace: ''"), "error bad_name spec.rootNamespace"),
         (mesh("podCIDRs: [10.0.0.0]"), "error bad_cidr spec.podCIDRs[0]"),
-        (mesh("podCidrs: [10.0.0.0/8]"), "warning unknown_field spec.podCidrs"),
+        (mesh("podCidrs: [10.0.0.0/8]"), "error unknown_field spec.podCidrs"),
         (node("spec: {podCIDR: 10.0.0.0/24}, status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}"), ""),
         (node("spec: {podCIDRs: [x]}"), "error bad_cidr spec.podCIDRs[0]"),
         (
@@ -409,10 +447,15 @@ fn what_would_open_something_by_being_broken_is_closed_instead() {
     assert_eq!(said(&complaints), ["error bad_type metadata.labels.culvert.dev/enroll"]);
     let Some((_, Held { object: Object::Namespace(closed), .. })) = catalog.objects().next() else { panic!() };
     assert_eq!(closed.enroll.wanted, Some(true));
-    let mesh = "{apiVersion: culvert.dev/v1alpha1, kind: Mesh, spec: {defaultMode: STRCT}}";
+    let mesh = "{apiVersion: culvert.dev/v1alpha1, kind: Mesh, spec: {defaultMode: STRCT, defaultAction: ALLOW, \
+                rootNamespace: root, podCIDRs: [10.0.0.0/8], trustDomainAliases: [old]}}";
     let (catalog, _) = read(mesh);
     let Some((_, Held { object: Object::Mesh(closed), .. })) = catalog.objects().next() else { panic!() };
     assert_eq!(closed.default_action, Some(culvert_workload::ActionDefault::Deny));
+    assert_eq!(closed.default_mode, Some(culvert_workload::MtlsDefault::Strict));
+    // What could be read decides whom other policies concern, and what is inside of the cluster.
+    assert_eq!(closed.root_namespace.as_deref(), Some("root"));
+    assert_eq!((closed.pod_ranges.len(), closed.trust_domain_aliases.as_ref().map(Vec::len)), (1, Some(1)));
 }
 
 #[test]

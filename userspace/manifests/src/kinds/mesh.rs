@@ -41,9 +41,9 @@ pub struct MeshObject {
 }
 
 impl MeshObject {
-    /// What holds while nobody can tell what the object says.
-    pub(super) fn closed() -> Self {
-        Self { default_mode: Some(MtlsDefault::Strict), default_action: Some(ActionDefault::Deny), ..Self::default() }
+    /// What holds while the object has errors: what could be read, and nothing that opens more than that.
+    pub(super) fn closed(self) -> Self {
+        Self { default_mode: Some(MtlsDefault::Strict), default_action: Some(ActionDefault::Deny), ..self }
     }
 }
 
@@ -53,7 +53,7 @@ const SPEC: &[&str] =
 pub(super) fn read(object: &Fields<'_>) -> MeshObject {
     let object = object.clone().known(&["apiVersion", "kind", "metadata", "spec"]);
     meta::metadata(&object);
-    let spec = object.inner("spec").known(SPEC);
+    let spec = object.inner("spec").only(SPEC);
     let aliases = spec.texts("trustDomainAliases").into_iter();
     let aliases = aliases.filter_map(|(path, text)| trust_domain(&spec, &path, text)).collect();
     MeshObject {

@@ -82,14 +82,18 @@ pub(super) fn check_names(key: &ObjectKey, object: &Fields<'_>) {
 }
 
 pub(crate) fn is_dns_label(name: &str) -> bool {
-    let edge = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-    let inner = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
-    let bytes = name.as_bytes();
-    (1..=63).contains(&bytes.len()) && edge(bytes.first()) && edge(bytes.last()) && name.bytes().all(inner)
+    name.len() <= 63 && is_dns_part(name)
 }
 
+/// Kubernetes bounds the whole of such a name and not its parts (`IsDNS1123Subdomain`).
 pub(crate) fn is_dns_subdomain(name: &str) -> bool {
-    (1..=253).contains(&name.len()) && name.split('.').all(is_dns_label)
+    name.len() <= 253 && name.split('.').all(is_dns_part)
+}
+
+fn is_dns_part(name: &str) -> bool {
+    let edge = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    let inner = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    edge(name.as_bytes().first()) && edge(name.as_bytes().last()) && name.bytes().all(inner)
 }
 
 /// `metadata.labels`, and what labels and annotations say about enrolment.

@@ -108,13 +108,18 @@ fn keys(rule: &Fields<'_>) {
     let notes = rule.notes();
     let (issuer, jwks) = (rule.text("issuer").unwrap_or_default(), rule.text("jwks").unwrap_or_default());
     let uri = rule.text("jwksUri").or(rule.text("jwks_uri")).unwrap_or_default();
-    if issuer.is_empty() && uri.is_empty() {
+    if rule.has("issuer") && issuer.is_empty() {
+        notes.error("too_short", rule.at("issuer"), "should be at least 1 chars long", "fill it or remove it");
+    } else if issuer.is_empty() && uri.is_empty() {
         let text = "issuer or jwksUri must be non-empty string";
         notes.error("issuer_missing", rule.at("issuer"), text, "write whose tokens are meant");
     }
     if !uri.is_empty() && !jwks.is_empty() {
         let text = "only one of jwks or jwksUri can be set";
         notes.error("one_key_source", rule.at("jwks"), text, "keep one of them");
+    }
+    if rule.has("jwksUri") && rule.has("jwks_uri") {
+        notes.error("one_key_source", rule.at("jwks_uri"), "only one of jwksUri or jwks_uri can be set", "keep one");
     }
     if uri.len() > 2048 {
         notes.error("too_long", rule.at("jwksUri"), "may not be longer than 2048 characters", "shorten it");

@@ -1,6 +1,6 @@
 //! What is wrong with an object, for the person who wrote it.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 /// One thing that is wrong, or probably not meant.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -34,13 +34,16 @@ impl fmt::Display for Complaint {
 
 /// Both layers may complain about one field: the first complaint about it says enough.
 pub(super) fn merge(complaints: &mut Vec<Complaint>) {
-    let mut seen: Vec<String> = Vec::new();
-    complaints.retain(|complaint| {
-        let key = format!("{}\0{}", complaint.field, complaint.code);
-        if seen.contains(&key) {
-            return false;
-        }
-        seen.push(key);
-        true
-    });
+    let mut seen = HashSet::with_capacity(complaints.len());
+    complaints.retain(|complaint| seen.insert((complaint.field.clone(), complaint.code)));
+}
+
+/// Whoever has written something wrong a hundred thousand times is not told so a hundred thousand times.
+pub(super) fn shorten(complaints: &mut Vec<Complaint>) {
+    const MOST: usize = 100;
+    let more = complaints.len().saturating_sub(MOST);
+    if more > 0 {
+        complaints.truncate(MOST);
+        complaints.push(Complaint::new("", "and_more", format!("{more} more of this kind"), "mend these first"));
+    }
 }

@@ -3,6 +3,8 @@
 mod layers;
 mod values;
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::{Complaint, authorization};
@@ -46,7 +48,8 @@ impl Pair<'_> {
         for (name, values) in self.names.iter().zip(self.values) {
             values::check(&format!("{at}.{name}"), values, check, warnings);
         }
-        for value in self.values[0].iter().filter(|value| self.values[1].contains(value)) {
+        let refused: HashSet<&String> = self.values[1].iter().collect();
+        for value in self.values[0].iter().filter(|value| refused.contains(value)) {
             warnings.push(Complaint::new(
                 format!("{at}.{}", self.names[0]),
                 "contradiction",

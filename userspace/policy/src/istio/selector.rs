@@ -34,9 +34,10 @@ pub(super) fn read(spec: Option<&Value>) -> Selector {
     if spec.get("selector").is_none() && !targets(spec).is_empty() { Selector::Waypoint } else { Selector::Namespace }
 }
 
-/// The selector for a stand-in: when the labels cannot be trusted to say what was meant, all of the namespace.
+/// The selector for a stand-in: when labels or targets cannot be trusted to say what was meant, all of the namespace.
 pub(super) fn read_wide(spec: Option<&Value>, complaints: &[Complaint]) -> Selector {
-    if complaints.iter().any(|c| c.field.starts_with("spec.selector") || c.field == "spec") {
+    let doubtful = |field: &str| field.starts_with("spec.selector") || field.starts_with("spec.targetRef");
+    if complaints.iter().any(|c| doubtful(&c.field) || c.field == "spec") {
         return Selector::Namespace;
     }
     read(spec)

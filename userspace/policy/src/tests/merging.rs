@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{World, accepted, from, object};
-use crate::{EffectiveMtls, MtlsMode, PeerAuthentication, WhyIgnored, istio::Policy};
+use crate::{EffectiveMtls, MtlsMode, PeerAuthentication, WhyIgnored, istio::Policy, without_effect};
 
 fn peers(namespace: &str, name: &str, created: &str, spec: Value) -> PeerAuthentication {
     let mut object = object("PeerAuthentication", namespace, name, spec);
@@ -64,6 +64,26 @@ fn a_selector_in_the_root_namespace_is_ignored_and_reported() {
     assert_eq!(merged.ignored[0].why, WhyIgnored::SelectorInRootNamespace);
     let empty = peers("istio-system", "all", EARLY, json!({ "selector": {}, "mtls": { "mode": "STRICT" } }));
     assert_eq!(compose(&[empty]).mode, MtlsMode::Strict);
+}
+
+#[test]
+fn what_has_no_effect_anywhere_is_told_without_looking_at_workloads() {
+    let old = peers("shop", "z-old", EARLY, mode("PERMISSIVE"));
+    let new = peers("shop", "a-new", LATE, mode("STRICT"));
+    let labelled_new = peers("shop", "web", LATE, labelled(mode("STRICT")));
+    let labelled_old = peers("shop", "web-old", EARLY, labelled(mode("STRICT")));
+    let mut api = peers("shop", "api", LATE, labelled(mode("STRICT")));
+    api.selector = crate::Selector::Labels([("app".to_owned(), "api".to_owned())].into());
+    let elsewhere = peers("bank", "a", EARLY, mode("STRICT"));
+    let rooted = peers("istio-system", "web", EARLY, labelled(mode("STRICT")));
+    let all = [&old, &new, &labelled_new, &labelled_old, &api, &elsewhere, &rooted];
+    let why = |object| without_effect("istio-system", object, all.iter().copied());
+    assert_eq!(why(&new), Some(WhyIgnored::Older(old.name.clone())));
+    assert_eq!(why(&labelled_new), Some(WhyIgnored::Older(labelled_old.name.clone())));
+    assert_eq!(why(&rooted), Some(WhyIgnored::SelectorInRootNamespace));
+    for effective in [&old, &labelled_old, &api, &elsewhere] {
+        assert_eq!(why(effective), None, "{}", effective.name);
+    }
 }
 
 #[test]

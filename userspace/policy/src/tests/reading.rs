@@ -290,6 +290,19 @@ fn a_stand_in_selects_what_the_object_selects_and_all_of_the_namespace_where_tha
     let labels = |value: &str| json!({ "selector": { "matchLabels": { "app": value } } });
     assert_eq!(broken(labels("web*")), (Selector::Namespace, 0, true), "a label that no workload can have");
     assert_eq!(broken(json!({ "targetRefs": [{ "kind": "Service", "name": "a" }] })), (Selector::Waypoint, 0, true));
+    assert_eq!(broken(json!({ "targetRefs": [{ "kind": "Pod", "name": "a" }] })), (Selector::Namespace, 0, true));
+    let strict = peer(json!({ "targetRefs": [{ "kind": "Service", "name": "a" }], "mtls": { "mode": "STRICT" } }));
+    let Policy::Authentication(closed) = rejected(&strict).stand_in else { panic!("a PeerAuthentication") };
+    assert_eq!((closed.selector, closed.mode), (Selector::Namespace, MtlsMode::Strict));
+}
+
+#[test]
+fn a_hundred_thousand_mistakes_take_no_time_and_are_counted() {
+    let blocks: Vec<String> = (0..100_000).map(|n| format!("10.{}.{}.1/8", n / 256 % 256, n % 256)).collect();
+    let object = authorization("it", json!({ "rules": [{ "from": [{ "source": { "ipBlocks": blocks } }] }] }));
+    let warnings = accepted(&object).warnings;
+    assert_eq!(warnings.len(), 101);
+    assert_eq!(warnings.last().map(|last| last.code), Some("and_more"));
 }
 
 /// As in Istio's webhook; in a cluster the schema refuses it before.

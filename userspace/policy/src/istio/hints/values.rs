@@ -1,5 +1,7 @@
 //! Values that are legal but never match, or match something else than they seem to.
 
+use std::collections::HashSet;
+
 use ipnet::IpNet;
 
 use super::super::Complaint;
@@ -26,19 +28,21 @@ pub(super) enum Check {
 
 /// Checks the values of one field, which stands at `field`.
 pub(super) fn check(field: &str, values: &[String], check: Check, warnings: &mut Vec<Complaint>) {
+    let all: HashSet<&str> = values.iter().map(String::as_str).collect();
+    let mut seen = HashSet::with_capacity(values.len());
     for (index, value) in values.iter().enumerate() {
         let at = format!("{field}[{index}]");
-        if values[..index].contains(value) {
+        if !seen.insert(value) {
             let text = format!("{value:?} is there twice");
             warnings.push(Complaint::new(&at, "duplicate_value", text, "remove one"));
         }
-        if let Some((code, text, remedy)) = hint(value, values, check) {
+        if let Some((code, text, remedy)) = hint(value, &all, check) {
             warnings.push(Complaint::new(at, code, text, remedy));
         }
     }
 }
 
-fn hint(value: &str, siblings: &[String], check: Check) -> Option<(&'static str, String, String)> {
+fn hint(value: &str, siblings: &HashSet<&str>, check: Check) -> Option<(&'static str, String, String)> {
     let own = match check {
         Check::Principal => principal(value),
         Check::Address => host_bits(value),
@@ -84,13 +88,13 @@ fn host_bits(value: &str) -> Option<(&'static str, String, String)> {
     })
 }
 
-fn host(value: &str, siblings: &[String]) -> Option<(&'static str, String, String)> {
+fn host(value: &str, siblings: &HashSet<&str>) -> Option<(&'static str, String, String)> {
     if value.contains("://") {
         let text = format!("{value:?} never matches: a host has no scheme");
         return Some(("host_scheme", text, "write the host alone".to_owned()));
     }
     let bare = !value.contains([':', '*']);
-    (bare && !siblings.contains(&format!("{value}:*"))).then(|| {
+    (bare && !siblings.contains(format!("{value}:*").as_str())).then(|| {
         let text = format!("{value:?} does not match requests that name a port");
         ("host_port", text, format!("add \"{value}:*\""))
     })
