@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     acks::Acks,
-    verdict::{self, Nodes, Said},
+    verdict::{self, Enrolled, Nodes, Said},
 };
 use crate::{
     api::{Api, ApiError, Body},
@@ -113,9 +113,10 @@ impl Writer {
             return self.pods(published).await;
         }
         self.done = None;
+        let enrolled = Enrolled::of(&published.state);
         let mut writes = 0;
         for (key, record) in records.iter() {
-            let said = self.say(published, record, &nodes);
+            let said = self.say(published, &enrolled, record, &nodes);
             let before = self.written.get(key).map_or(&record.status, |(_, status)| status);
             let moment = rfc3339(SystemTime::now());
             let Some(status) = verdict::status(&said, before, record.generation, &moment) else {
@@ -138,16 +139,29 @@ impl Writer {
         self.pods(published).await
     }
 
-    fn say(&self, published: &Published, record: &Record, digests: &BTreeMap<String, String>) -> Said {
-        let nodes = record.held.as_ref().map(|held| self.nodes_of(held, published, digests)).unwrap_or_default();
+    fn say(
+        &self,
+        published: &Published,
+        enrolled: &Enrolled<'_>,
+        record: &Record,
+        digests: &BTreeMap<String, String>,
+    ) -> Said {
+        let nodes_of = |held| self.nodes_of(held, published, enrolled, digests);
+        let nodes = record.held.as_ref().map(nodes_of).unwrap_or_default();
         verdict::judge(record.held.as_ref(), &record.errors, &nodes, &published.state)
     }
 
-    fn nodes_of(&self, held: &Held, published: &Published, digests: &BTreeMap<String, String>) -> Nodes {
+    fn nodes_of(
+        &self,
+        held: &Held,
+        published: &Published,
+        enrolled: &Enrolled<'_>,
+        digests: &BTreeMap<String, String>,
+    ) -> Nodes {
         let Some((name, selector)) = verdict::selector(&held.object) else {
             return Nodes::default();
         };
-        let concerned = verdict::concerned(&name.namespace, selector, &published.state);
+        let concerned = enrolled.nodes(&name.namespace, selector);
         let Some((kind, name, version)) = told(held, &published.snapshot) else {
             return Nodes { concerned, enforcing: BTreeSet::new() };
         };

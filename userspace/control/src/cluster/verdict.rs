@@ -1,12 +1,13 @@
 //! What is said of a policy in its own status. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use culvert_manifests::{Held, Object, Standing, State};
 use culvert_policy::{
-    AuthorizationPolicy, Inexact, MeshSettings, PolicyName, RuleSet, RuleVerdict, Selector, Subject, TrustDomains,
+    AuthorizationPolicy, Inexact, MeshSettings, PeerAuthentication, PolicyName, RuleSet, RuleVerdict, Selector,
+    Subject, TrustDomains, WhyIgnored, without_effect,
 };
-use culvert_workload::{Phase, Protocol};
+use culvert_workload::{Phase, Protocol, Workload};
 use serde_json::{Value, json};
 
 /// One condition, without its times.
@@ -56,9 +57,23 @@ pub(super) fn judge(held: Option<&Held>, errors: &[String], nodes: &Nodes, state
             let unseen: Vec<String> = inexact.iter().map(sentence).collect();
             acknowledged(nodes, dry_run.into_iter().map(str::to_owned).chain(unseen))
         }
+        Some((Object::PeerAuthentication(policy), _)) => match overruled(policy, state) {
+            Some(why) => no("Overruled", why),
+            None => acknowledged(nodes, std::iter::empty()),
+        },
         Some(_) => acknowledged(nodes, std::iter::empty()),
     };
     Said { conditions: vec![accepted(errors), enforced], ineffective }
+}
+
+fn overruled(policy: &PeerAuthentication, state: &State) -> Option<String> {
+    let why = without_effect(&state.mesh.root_namespace, policy, state.authentication.values())?;
+    Some(match why {
+        WhyIgnored::Older(winner) => format!("{winner} is older: of one scope the oldest holds"),
+        WhyIgnored::SelectorInRootNamespace => {
+            "it selects labels in the root namespace, where only mesh-wide objects count".to_owned()
+        }
+    })
 }
 
 fn accepted(errors: &[String]) -> Condition {
@@ -105,14 +120,34 @@ fn acknowledged(nodes: &Nodes, more: impl Iterator<Item = String>) -> Condition 
     Condition { kind: "Enforced", status, reason, message }
 }
 
-/// The nodes with an enrolled pod that the policy selects.
-pub(super) fn concerned(namespace: &str, selector: &Selector, state: &State) -> BTreeSet<String> {
-    let settings = settings(state);
-    let enrolled = state.workloads.values().filter(|pod| pod.protocol == Protocol::Hbone && pod.phase != Phase::Ended);
-    let selected = enrolled.filter(|pod| {
-        settings.selects(namespace, selector, Subject { namespace: &pod.namespace, labels: &pod.labels })
-    });
-    selected.filter(|pod| !pod.node.is_empty()).map(|pod| pod.node.to_string()).collect()
+/// The enrolled pods that have a node, by namespace: a policy looks at those of its own, not at each of a large mesh.
+pub(super) struct Enrolled<'s> {
+    settings: MeshSettings,
+    by_namespace: HashMap<&'s str, Vec<&'s Workload>>,
+}
+
+impl<'s> Enrolled<'s> {
+    pub(super) fn of(state: &'s State) -> Self {
+        let mut by_namespace: HashMap<&str, Vec<&Workload>> = HashMap::new();
+        for pod in state.workloads.values() {
+            if pod.protocol == Protocol::Hbone && pod.phase != Phase::Ended && !pod.node.is_empty() {
+                by_namespace.entry(&pod.namespace).or_default().push(pod);
+            }
+        }
+        Self { settings: settings(state), by_namespace }
+    }
+
+    /// The nodes with a pod that the policy selects.
+    pub(super) fn nodes(&self, namespace: &str, selector: &Selector) -> BTreeSet<String> {
+        let selects = |pod: &&Workload| {
+            self.settings.selects(namespace, selector, Subject { namespace: &pod.namespace, labels: &pod.labels })
+        };
+        let nodes = |pods: &[&Workload]| pods.iter().copied().filter(selects).map(|pod| pod.node.to_string()).collect();
+        if namespace == &*self.settings.root_namespace {
+            return self.by_namespace.values().flat_map(|pods| -> BTreeSet<String> { nodes(pods) }).collect();
+        }
+        self.by_namespace.get(namespace).map(|pods| nodes(pods)).unwrap_or_default()
+    }
 }
 
 fn settings(state: &State) -> MeshSettings {

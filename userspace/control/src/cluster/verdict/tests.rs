@@ -45,7 +45,7 @@ fn said(object: &Value, enforcing: &[&str]) -> Said {
     let held = catalog.get(&key);
     let concerned = held
         .and_then(|held| selector(&held.object))
-        .map(|(name, selector)| concerned(&name.namespace, selector, &state));
+        .map(|(name, selector)| Enrolled::of(&state).nodes(&name.namespace, selector));
     let enforcing = enforcing.iter().map(|node| (*node).to_owned()).collect();
     let nodes = Nodes { concerned: concerned.unwrap_or_default(), enforcing };
     let errors = if held.is_none_or(|held| held.standing != Standing::Fresh) {
@@ -76,8 +76,33 @@ fn enforced_is_what_all_concerned_nodes_have_said() {
 fn only_nodes_with_enrolled_pods_that_it_selects_are_concerned() {
     let web = policy(json!({"selector": {"matchLabels": {"app": "web"}}, "rules": [{}]}));
     assert_eq!(said(&web, &["n1"]).conditions[1].message, "1/1 nodes at L4");
+    let mut of_another = web.clone();
+    of_another["metadata"]["namespace"] = json!("bank");
+    assert_eq!(short(&said(&of_another, &[]))[1], ("True", "NoWorkloads"));
+    let mut of_everybody = web;
+    of_everybody["metadata"]["namespace"] = json!("istio-system");
+    assert_eq!(said(&of_everybody, &[]).conditions[1].message, "0/1 nodes at L4, waiting for n1");
     let nobody = policy(json!({"selector": {"matchLabels": {"app": "nobody"}}, "rules": [{}]}));
     assert_eq!(short(&said(&nobody, &[]))[1], ("True", "NoWorkloads"));
+}
+
+#[test]
+fn a_peer_authentication_beside_an_older_one_is_not_said_to_be_enforced() {
+    let peer = |name: &str, created: &str| {
+        json!({"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
+            "metadata": {"name": name, "namespace": "shop", "creationTimestamp": created}, "spec": {"mtls": {"mode": "STRICT"}}})
+    };
+    let (old, new) = (peer("old", "2024-01-01T00:00:00Z"), peer("new", "2024-01-02T00:00:00Z"));
+    let mut catalog = catalog(&old);
+    drop(catalog.put(&new));
+    let state = state(&catalog);
+    let of = |object: &Value| {
+        let held = catalog.get(&culvert_manifests::ObjectKey::of(object).unwrap());
+        judge(held, &[], &Nodes::default(), &state).conditions[1].clone()
+    };
+    assert_eq!((of(&old).status, of(&old).reason), ("True", "NoWorkloads"));
+    assert_eq!((of(&new).status, of(&new).reason), ("False", "Overruled"));
+    assert!(of(&new).message.contains("shop/old"), "{}", of(&new).message);
 }
 
 #[test]
