@@ -9,11 +9,14 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use rustls::crypto::aws_lc_rs::kx_group;
 use rustls::{ClientConfig, ClientConnection, Connection, NamedGroup, ServerConfig, ServerConnection};
 
-use crate::tls;
+use crate::tls::{self, Chains};
 
 /// Prints one number: handshakes per second of all threads together.
 pub(crate) fn run(workers: usize, certificates: &Path, seconds: f64) -> Result<()> {
-    let (client, server) = (tls::client(certificates, &[kx_group::X25519MLKEM768])?, tls::server(certificates)?);
+    let (client, server) = (
+        tls::client(certificates, &[kx_group::X25519MLKEM768], Chains::Anew)?,
+        tls::server(certificates, Chains::Anew)?,
+    );
     let length = Duration::from_secs_f64(seconds);
     let count = std::thread::scope(|scope| {
         let (client, server) = (&client, &server);

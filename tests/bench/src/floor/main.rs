@@ -3,8 +3,10 @@
 //! `tcp` passes bytes on: two more hops. `client` and `server` are a pair with mutual TLS 1.3 in between: each thread of the
 //! client has one connection to the server, all its streams share it in frames of eight bytes of header, and whatever became
 //! ready in a turn of its loop is sealed and sent at once. No policy, metrics, records, flow control per stream; no code of
-//! culvert's. The record layer is rustls'.
+//! culvert's. The record layer is rustls'. With `--each` the pair makes a TLS connection for each connection instead: what first
+//! connections to peers cost.
 
+mod each;
 mod handshakes;
 mod intake;
 mod relay;
@@ -19,7 +21,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use rustls::crypto::aws_lc_rs::kx_group::X25519MLKEM768;
 use sockets::{listen, start_connecting};
+use tls::Chains;
 
 /// What two bare proxies cost.
 #[derive(Parser)]
@@ -51,6 +55,9 @@ enum Kind {
         certificates: PathBuf,
         #[arg(required = true)]
         ports: Vec<String>,
+        /// A TLS connection for each connection.
+        #[arg(long)]
+        each: bool,
     },
     /// Takes tunnels and connects on the loopback.
     Server {
@@ -61,6 +68,9 @@ enum Kind {
         /// The identity that a client must have.
         #[arg(long)]
         peer: String,
+        /// From a client with `--each`.
+        #[arg(long)]
+        each: bool,
     },
     /// The machine's limit: handshakes per second, both sides of each on the same thread and no socket in between.
     Handshakes {
@@ -85,10 +95,19 @@ fn run(arguments: Arguments) -> Result<()> {
     let workers = arguments.workers.max(1);
     match arguments.kind {
         Kind::Tcp { to, ports, bind } => relay::run(workers, bind, to, &intake::ports(&ports)?),
-        Kind::Client { to, certificates, ports } => {
-            tunnel::client(workers, to, &tls::client(&certificates, &[])?, &intake::ports(&ports)?)
+        Kind::Client { to, certificates, ports, each: false } => {
+            tunnel::client(workers, to, &tls::client(&certificates, &[], Chains::Anew)?, &intake::ports(&ports)?)
+        }
+        Kind::Client { to, certificates, ports, each: true } => {
+            let config = tls::client(&certificates, &[X25519MLKEM768], Chains::Remembered)?;
+            each::client(workers, to, config, &intake::ports(&ports)?)
         }
         Kind::Handshakes { certificates, seconds } => handshakes::run(workers, &certificates, seconds),
-        Kind::Server { listen, certificates, peer } => tunnel::server(listen, &tls::server(&certificates)?, &peer),
+        Kind::Server { listen, certificates, peer, each: false } => {
+            tunnel::server(listen, &tls::server(&certificates, Chains::Anew)?, &peer)
+        }
+        Kind::Server { listen, certificates, peer, each: true } => {
+            each::server(workers, listen, tls::server(&certificates, Chains::Remembered)?, &peer)
+        }
     }
 }

@@ -1,16 +1,19 @@
 //! TLS 1.3 with both ends proven, on rustls' unbuffered connections: the buffers are ours, the records rustls'.
 
+use std::collections::HashSet;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{
+    AlgorithmIdentifier, CertificateDer, InvalidSignature, PrivateKeyDer, SignatureVerificationAlgorithm,
+};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection, WebPkiClientVerifier};
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -52,9 +55,53 @@ impl Side for UnbufferedServerConnection {
     }
 }
 
-fn provider() -> Arc<CryptoProvider> {
+/// Whether signatures on certificates that were found good are computed again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chains {
+    /// Each time: a whole handshake.
+    Anew,
+    /// Once: what a proxy may do that meets the same certificates again.
+    Remembered,
+}
+
+fn provider(chains: Chains) -> Arc<CryptoProvider> {
+    static REMEMBERING: LazyLock<Vec<&'static dyn SignatureVerificationAlgorithm>> = LazyLock::new(|| {
+        let all = aws_lc_rs::default_provider().signature_verification_algorithms.all;
+        all.iter().map(|one| &*Box::leak(Box::new(Remembering { one: *one, good: Mutex::default() })) as _).collect()
+    });
     let cipher_suites = vec![aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256];
-    Arc::new(CryptoProvider { cipher_suites, ..aws_lc_rs::default_provider() })
+    let mut provider = CryptoProvider { cipher_suites, ..aws_lc_rs::default_provider() };
+    if chains == Chains::Remembered {
+        provider.signature_verification_algorithms.all = &REMEMBERING;
+    }
+    Arc::new(provider)
+}
+
+/// An algorithm that computes each good signature once.
+#[derive(Debug)]
+struct Remembering {
+    one: &'static dyn SignatureVerificationAlgorithm,
+    good: Mutex<HashSet<[Box<[u8]>; 3]>>,
+}
+
+impl SignatureVerificationAlgorithm for Remembering {
+    fn verify_signature(&self, key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), InvalidSignature> {
+        let parts = [key.into(), message.into(), signature.into()];
+        let good = || self.good.lock().unwrap_or_else(PoisonError::into_inner);
+        if !good().contains(&parts) {
+            self.one.verify_signature(key, message, signature)?;
+            good().insert(parts);
+        }
+        Ok(())
+    }
+
+    fn public_key_alg_id(&self) -> AlgorithmIdentifier {
+        self.one.public_key_alg_id()
+    }
+
+    fn signature_alg_id(&self) -> AlgorithmIdentifier {
+        self.one.signature_alg_id()
+    }
 }
 
 fn roots(folder: &Path) -> Result<RootCertStore> {
@@ -69,9 +116,13 @@ fn own(folder: &Path, name: &str) -> Result<(Vec<CertificateDer<'static>>, Priva
 }
 
 /// With these key exchanges, or the usual ones.
-pub(crate) fn client(folder: &Path, groups: &[&'static dyn SupportedKxGroup]) -> Result<Arc<ClientConfig>> {
+pub(crate) fn client(
+    folder: &Path,
+    groups: &[&'static dyn SupportedKxGroup],
+    chains: Chains,
+) -> Result<Arc<ClientConfig>> {
     let (chain, key) = own(folder, "client")?;
-    let mut provider = CryptoProvider::clone(&provider());
+    let mut provider = CryptoProvider::clone(&provider(chains));
     if !groups.is_empty() {
         provider.kx_groups = groups.to_vec();
     }
@@ -80,10 +131,11 @@ pub(crate) fn client(folder: &Path, groups: &[&'static dyn SupportedKxGroup]) ->
     Ok(Arc::new(builder.with_root_certificates(roots(folder)?).with_client_auth_cert(chain, key)?))
 }
 
-pub(crate) fn server(folder: &Path) -> Result<Arc<ServerConfig>> {
+pub(crate) fn server(folder: &Path, chains: Chains) -> Result<Arc<ServerConfig>> {
     let (chain, key) = own(folder, "server")?;
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(folder)?), provider()).build()?;
-    let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13])?;
+    let provider = provider(chains);
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(folder)?), provider.clone()).build()?;
+    let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13])?;
     let mut config = builder.with_client_cert_verifier(verifier).with_single_cert(chain, key)?;
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))

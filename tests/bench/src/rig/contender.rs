@@ -19,6 +19,8 @@ pub(crate) enum Contender {
     FloorTcp,
     /// Our bare pair.
     Floor,
+    /// The same with a TLS connection for each connection: for `--cold` only.
+    FloorEach,
     /// The agents of `--bin-dir`.
     Culvert,
     /// The agents of `--bin-dir` in a mesh of many pods and policies.
@@ -105,6 +107,7 @@ impl Contender {
             Contender::NoMesh => "no-mesh",
             Contender::FloorTcp => "floor-tcp",
             Contender::Floor => "floor",
+            Contender::FloorEach => "floor-each",
             Contender::Culvert => "culvert",
             Contender::Crowded => "crowded",
             Contender::Churning => "churning",
@@ -122,6 +125,7 @@ impl Contender {
     pub(crate) fn at_hand(self, wanted: &Arguments) -> bool {
         match self {
             Contender::NoMesh | Contender::FloorTcp | Contender::Floor | Contender::Culvert => true,
+            Contender::FloorEach => false,
             Contender::Crowded => wanted.crowd.is_some(),
             Contender::Churning => wanted.churn,
             Contender::Rotating => wanted.rotate,
@@ -175,7 +179,7 @@ impl Contender {
                 workers: 0,
                 strangers: Vec::new(),
             }),
-            Contender::FloorTcp | Contender::Floor => floor::start(self, pair, wanted.workers),
+            Contender::FloorTcp | Contender::Floor | Contender::FloorEach => floor::start(self, pair, wanted.workers),
             Contender::Culvert | Contender::Crowded | Contender::Churning | Contender::Rotating => {
                 culvert::start(self, pair, &wanted.bin_dir, wanted)
             }

@@ -44,6 +44,9 @@ pub(crate) struct Arguments {
     /// Pods and policies that the crowded mesh has more, so many of each.
     #[arg(long, default_value_t = 10_000)]
     crowd: usize,
+    /// Leave callgrind's dumps of the small mesh here, a folder for each operation, for callgrind_annotate.
+    #[arg(long)]
+    keep: Option<PathBuf>,
 }
 
 /// Counts in a sandbox and compares.
@@ -77,6 +80,9 @@ fn count(wanted: &Arguments, committed: Option<&Figures>) -> Result<Figures> {
     for job in Job::ALL {
         let count = count_one([&small, &crowded], job, |count| figures.accepts(count, committed));
         figures.counts.push(count.with_context(|| job.name().to_owned())?);
+        if let Some(folder) = &wanted.keep {
+            small.processes.iter().try_for_each(|agent| Callgrind::of(agent.pid()).keep(&folder.join(job.name())))?;
+        }
         eprintln!("{} after {:.0} s", job.name(), since.elapsed().as_secs_f64());
     }
     Ok(figures)

@@ -1,6 +1,6 @@
 //! A program under callgrind, from outside.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -56,6 +56,16 @@ impl Callgrind {
             threads.push(totals(&std::fs::read_to_string(file)?)?);
         }
         Ok(threads.into_iter().max().unwrap_or_default())
+    }
+
+    /// Moves the dumps so far to a folder.
+    pub(crate) fn keep(&self, folder: &Path) -> Result<()> {
+        std::fs::create_dir_all(folder)?;
+        for file in self.dumps()? {
+            std::fs::copy(&file, folder.join(file.file_name().unwrap_or_default()))?;
+            std::fs::remove_file(file)?;
+        }
+        Ok(())
     }
 
     fn dumps(&self) -> Result<Vec<PathBuf>> {

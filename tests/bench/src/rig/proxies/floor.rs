@@ -17,7 +17,7 @@ const TUNNEL: u16 = 18443;
 pub(crate) fn start(contender: Contender, pair: Pair, workers: usize) -> Result<Found> {
     let processes = match contender {
         Contender::FloorTcp => vec![plain(&pair, Side::Server, workers)?, plain(&pair, Side::Client, workers)?],
-        _ => tunnelled(&pair, workers)?,
+        _ => tunnelled(&pair, workers, contender == Contender::FloorEach)?,
     };
     redirect_to_sidecar(&pair)?;
     let strangers = if contender.encrypts() { Stranger::of_tls_port(TUNNEL) } else { Vec::new() };
@@ -43,13 +43,15 @@ fn plain(pair: &Pair, side: Side, workers: usize) -> Result<Process> {
     Ok(process)
 }
 
-fn tunnelled(pair: &Pair, workers: usize) -> Result<Vec<Process>> {
+fn tunnelled(pair: &Pair, workers: usize, each: bool) -> Result<Vec<Process>> {
+    let each = if each { " --each" } else { "" };
     let folder = certificates::make(std::path::Path::new(certificates::FOLDER))?.display().to_string();
-    let server = format!("server --listen 0.0.0.0:{TUNNEL} --certificates {folder} --peer {CLIENT}");
+    let server =
+        format!("--workers {workers} server --listen 0.0.0.0:{TUNNEL} --certificates {folder} --peer {CLIENT}{each}");
     let mut server = start_program(pair, Side::Server, "floor", &split(&server))?;
     wait_for_ports(&mut server, pair.netns(Side::Server), &[TUNNEL])?;
     let to = format!("{}:{TUNNEL}", pair.server.ip4());
-    let client = format!("--workers {workers} client --to {to} --certificates {folder}");
+    let client = format!("--workers {workers} client --to {to} --certificates {folder}{each}");
     let client = [split(&client), ports(Side::Client, |port| port)].concat();
     let mut client = start_program(pair, Side::Client, "floor", &client)?;
     client.wait_for_log("tunnels", START)?;
