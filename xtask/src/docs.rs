@@ -25,9 +25,12 @@ const MARK: &str = "##### docs: ";
 /// Types a page's commands; each block that is run counts as one test, as do those behind one that fails. Clusters that
 /// it makes are `cluster`, where one is given.
 pub(crate) fn run(page: &str, cluster: Option<&Place>, tally: &mut Tally) -> Result<()> {
+    tally.timed(&format!("commands of {page}"), |tally| every_block(page, cluster, tally))
+}
+
+fn every_block(page: &str, cluster: Option<&Place>, tally: &mut Tally) -> Result<()> {
     let text = std::fs::read_to_string(paths::root().join(page)).with_context(|| page.to_owned())?;
     let blocks = blocks(&text);
-    println!("\n=== commands of {page}");
     for block in &blocks {
         if let Use::NotRun(reason) = block.usage {
             println!("not run, {reason}: {page}:{}", block.line);

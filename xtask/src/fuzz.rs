@@ -1,6 +1,7 @@
 //! Coverage-guided fuzzing with the pinned compiler: libFuzzer linked in, instrumentation by plain compiler flags.
 
 use std::io::{BufRead as _, BufReader};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -56,12 +57,29 @@ fn every(seconds: u32, only: Option<&str>, tally: &mut Tally) -> Result<()> {
             return Ok(());
         }
     };
-    for target in targets()?.iter().filter(|target| only.is_none_or(|only| only == target.as_str())) {
-        println!("\n=== fuzz {target}, {seconds} s");
-        let outcome = fuzz(&programs.join(target), target, seconds).and_then(|found| judge(target, found));
-        tally.note(&format!("fuzz {target}"), outcome);
+    let mut wanted = targets()?;
+    wanted.retain(|target| only.is_none_or(|only| only == target.as_str()));
+    // libFuzzer has one thread for each target.
+    let at_a_time = std::thread::available_parallelism().map_or(1, NonZero::get);
+    for some in wanted.chunks(at_a_time) {
+        tally.timed(&format!("fuzz {}, {seconds} s each", some.join(", ")), |tally| {
+            for (target, outcome) in together(&programs, some, seconds) {
+                tally.note(&format!("fuzz {target}"), outcome);
+            }
+            Ok(())
+        })?;
     }
     Ok(())
+}
+
+fn together<'a>(programs: &Path, targets: &'a [String], seconds: u32) -> Vec<(&'a str, Result<()>)> {
+    let one = |target: &str| fuzz(&programs.join(target), target, seconds).and_then(|found| judge(target, found));
+    std::thread::scope(|scope| {
+        let running: Vec<_> =
+            targets.iter().map(|target| (target.as_str(), scope.spawn(move || one(target)))).collect();
+        let panicked = |_| Err(anyhow::anyhow!("the thread that watched it panicked"));
+        running.into_iter().map(|(target, thread)| (target, thread.join().unwrap_or_else(panicked))).collect()
+    })
 }
 
 fn folder() -> PathBuf {

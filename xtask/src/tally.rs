@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use nix::sys::signal::{Signal, kill};
@@ -23,6 +24,8 @@ pub(crate) struct Tally {
     pub(crate) names: Vec<String>,
     /// Why tests in sandboxes failed, in their own words: those stand far above the end of a long output.
     pub(crate) reasons: Vec<String>,
+    /// The parts of the run, and the whole seconds that each took.
+    pub(crate) parts: Vec<(String, u64)>,
 }
 
 impl Tally {
@@ -51,16 +54,27 @@ impl Tally {
     /// Runs a `cargo test` command, passes its output on and counts. A failure without a failed test (it does not
     /// compile, a test program was killed) counts as one.
     pub(crate) fn run(&mut self, title: &str, command: &mut Command) -> Result<()> {
-        self.follow(title, command, |_| false)
+        self.timed(title, |tally| tally.follow(title, command, |_| false))
     }
 
     /// The same, but a failed test ends it: what comes after that changes nothing any more, and may hang.
     pub(crate) fn run_until_failure(&mut self, title: &str, command: &mut Command) -> Result<()> {
-        self.follow(title, command, |tally| !tally.names.is_empty())
+        self.timed(title, |tally| tally.follow(title, command, |tally| !tally.names.is_empty()))
+    }
+
+    /// Does one part of a run, says how long it took and keeps that for the end.
+    pub(crate) fn timed(&mut self, title: &str, part: impl FnOnce(&mut Tally) -> Result<()>) -> Result<()> {
+        println!("\n=== {title}");
+        let began = Instant::now();
+        let outcome = part(self);
+        let took = began.elapsed().as_secs();
+        println!("=== {title}: {took} s");
+        self.parts.push((title.to_owned(), took));
+        outcome
     }
 
     fn follow(&mut self, title: &str, command: &mut Command, enough: impl Fn(&Tally) -> bool) -> Result<()> {
-        println!("\n=== {title}: {}", shell::words(command));
+        println!("{}", shell::words(command));
         let failed_before = self.failed;
         let mut child = command
             .stdin(Stdio::null())
@@ -118,7 +132,7 @@ mod tests {
             tally.read(line);
         }
         let (names, reasons) = (vec!["two::three".to_owned()], vec!["two::three fails: nobody answers".to_owned()]);
-        assert_eq!(tally, Tally { passed: 9, failed: 1, left_out: 1, names, reasons });
+        assert_eq!(tally, Tally { passed: 9, failed: 1, left_out: 1, names, reasons, parts: Vec::new() });
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: every test, counted.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -22,7 +23,7 @@ pub(crate) struct Arguments {
     /// cluster tests.
     #[arg(long)]
     fast: bool,
-    /// Also the tests that take minutes each (soaks, 1 GiB transfers), fuzz longer, and test on a real Kubernetes.
+    /// Also the tests that take minutes each (soaks, 1 GiB transfers), and fuzz longer.
     #[arg(long)]
     long: bool,
     /// Instead: apply each patch of tests/mutants to a copy and demand that its test fails.
@@ -33,9 +34,9 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// Kubernetes is for the longest of whole runs.
+    /// Kubernetes is for whole runs: words name tests that need none (`cargo xtask cluster test` takes words as well).
     fn has_a_cluster(&self) -> bool {
-        self.long && !(self.fast || self.mutants) && self.filters.is_empty()
+        !(self.fast || self.mutants) && self.filters.is_empty()
     }
 }
 
@@ -71,8 +72,12 @@ fn suites(wanted: &Arguments, consent: Consent, tally: &mut Tally) -> Result<()>
     if wanted.fast {
         return tally.run("crates", &mut crates(wanted));
     }
-    ebpf::build(consent)?;
-    let programs = demo::build_programs()?;
+    let mut programs = PathBuf::new();
+    tally.timed("programs", |_| {
+        ebpf::build(consent)?;
+        programs = demo::build_programs()?;
+        Ok(())
+    })?;
     tally.run("crates", &mut crates(wanted))?;
     let mut privileged = cargo_test();
     for package in PRIVILEGED {
@@ -82,30 +87,37 @@ fn suites(wanted: &Arguments, consent: Consent, tally: &mut Tally) -> Result<()>
     privileged.env("CULVERT_BIN_DIR", &programs);
     tally.run("lab, kernel, end to end", &mut privileged)?;
     if wanted.filters.is_empty() {
-        tally.note("the report in a browser", bench::look(consent));
-        tally.note("instruction counts", bench::counts(&programs, false, consent));
-        fuzz::run(wanted.long, tally)?;
-    }
-    if wanted.filters.is_empty() {
-        docs::run(docs::README, None, tally)?;
+        beside_tests(wanted, &programs, consent, tally)?;
     }
     if wanted.has_a_cluster()
-        && let Err(error) = on_a_cluster(consent, tally)
+        && let Err(error) = on_a_cluster(wanted, consent, tally)
     {
         tally.note("cluster", Err(error));
     }
     Ok(())
 }
 
+/// What a whole run has besides test programs.
+fn beside_tests(wanted: &Arguments, programs: &Path, consent: Consent, tally: &mut Tally) -> Result<()> {
+    tally.timed("benchmarks' report and instruction counts", |tally| {
+        tally.note("the report in a browser", bench::look(consent));
+        tally.note("instruction counts", bench::counts(programs, false, consent));
+        Ok(())
+    })?;
+    fuzz::run(wanted.long, tally)?;
+    docs::run(docs::README, None, tally)
+}
+
 /// On a cluster of the suite's own. Kubernetes is built from source the first time, once per user.
-fn on_a_cluster(consent: Consent, tally: &mut Tally) -> Result<()> {
+fn on_a_cluster(wanted: &Arguments, consent: Consent, tally: &mut Tally) -> Result<()> {
     let place = cluster::place::Place::new("suite")?;
     // What a killed run has left is not what the page begins with.
     cluster::end(&place)?;
     // The page begins by making the cluster and ends by removing it; what fails in between leaves it up.
     docs::run(docs::INSTALL, Some(&place), tally)?;
     cluster::end(&place)?;
-    cluster::suite::counted(&place, &cluster::suite::Wanted::default(), true, consent, tally)
+    let all = cluster::suite::Wanted { long: wanted.long, ..Default::default() };
+    cluster::suite::counted(&place, &all, consent, tally)
 }
 
 fn crates(wanted: &Arguments) -> Command {
@@ -137,10 +149,12 @@ fn close(wanted: &Arguments, tally: &Tally) -> Result<()> {
     if wanted.fast {
         println!("left out by --fast: the lab, kernel, end-to-end, fuzz and cluster tests");
     } else if !wanted.mutants && !wanted.filters.is_empty() {
-        println!("left out, for words were given: the commands of the pages and the fuzz tests");
+        println!(
+            "left out, for words were given: the commands of the pages, the fuzz tests and those on a Kubernetes cluster"
+        );
     }
-    if !(wanted.mutants || wanted.has_a_cluster()) {
-        println!("left out without --long: the tests on a Kubernetes cluster (`cargo xtask cluster test`)");
+    for (part, seconds) in &tally.parts {
+        println!("{seconds:>5} s  {part}");
     }
     if tally.left_out > 0 {
         println!("left out without --long: {} tests", tally.left_out);

@@ -24,6 +24,9 @@ const DESCRIPTION: &str = "CULVERT_CLUSTER";
 /// What to run, and on what.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Wanted {
+    /// Also the tests that take minutes each.
+    #[arg(long)]
+    pub(crate) long: bool,
     /// Leave the cluster up afterwards.
     #[arg(long)]
     pub(crate) keep: bool,
@@ -43,7 +46,7 @@ pub(crate) struct Wanted {
 /// Makes the cluster when it is not up, and runs the tests on it.
 pub(crate) fn run(place: &Place, wanted: &Wanted, consent: Consent) -> Result<()> {
     let mut tally = Tally::default();
-    counted(place, wanted, false, consent, &mut tally)?;
+    counted(place, wanted, consent, &mut tally)?;
     for name in &tally.names {
         println!("failed: {name}");
     }
@@ -53,13 +56,13 @@ pub(crate) fn run(place: &Place, wanted: &Wanted, consent: Consent) -> Result<()
 }
 
 /// As a part of `cargo xtask test`.
-pub(crate) fn counted(place: &Place, wanted: &Wanted, long: bool, consent: Consent, tally: &mut Tally) -> Result<()> {
+pub(crate) fn counted(place: &Place, wanted: &Wanted, consent: Consent, tally: &mut Tally) -> Result<()> {
     preflight::kernel_work()?;
     tools::ensure(&[Need::Ebpf, Need::Lab], consent)?;
     let helm = helm::program()?;
     on(place, life::Kind::default(), wanted.keep, consent, || {
         let programs = life::images(place, wanted.programs.clone(), consent)?;
-        tests(place, wanted, long, &Programs { helm: helm.clone(), own: programs }, tally)
+        tests(place, wanted, &Programs { helm: helm.clone(), own: programs }, tally)
     })?;
     if !wanted.filters.is_empty() && !wanted.filters.iter().any(|word| word.contains("dual")) {
         return Ok(());
@@ -94,7 +97,7 @@ fn given(wanted: Option<&PathBuf>, beside: &str) -> Result<Option<PathBuf>> {
     Ok(folder.map(std::fs::canonicalize).transpose()?)
 }
 
-fn tests(place: &Place, wanted: &Wanted, long: bool, programs: &Programs, tally: &mut Tally) -> Result<()> {
+fn tests(place: &Place, wanted: &Wanted, programs: &Programs, tally: &mut Tally) -> Result<()> {
     let (seeds, cases) = (given(wanted.seeds.as_ref(), "seeds")?, given(wanted.cases.as_ref(), "conformance")?);
     let description = describe(place, programs, (&seeds, &cases))?;
     let mut cargo: Command = shell::cargo();
@@ -102,7 +105,7 @@ fn tests(place: &Place, wanted: &Wanted, long: bool, programs: &Programs, tally:
     for package in PACKAGES {
         cargo.args(["--package", package]);
     }
-    cargo.args(["--", "--test-threads=1"]).args(long.then_some("--include-ignored")).args(&wanted.filters);
+    cargo.args(["--", "--test-threads=1"]).args(wanted.long.then_some("--include-ignored")).args(&wanted.filters);
     for (folder, tests, flag) in [(&seeds, "given::seeds", "--seeds"), (&cases, "given::cases", "--cases")] {
         if folder.is_none() {
             println!("not run, {flag} DIR was not given: {tests}");

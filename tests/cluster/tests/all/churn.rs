@@ -8,8 +8,7 @@ use culvert_cluster::{App, Cluster, Namespace, within};
 use serde_json::json;
 
 const NODES: [&str; 2] = ["node1", "node2"];
-const PODS: usize = 200;
-const TIME: Duration = Duration::from_secs(60);
+const PODS_PER_MINUTE: u32 = 200;
 /// As many at a time as two kubelets on two cores keep up with.
 const ALIVE: usize = 24;
 
@@ -62,13 +61,15 @@ impl Dice {
 }
 
 /// Makes and deletes pods at random until all have been made and the time is over.
-fn come_and_go(cluster: &Cluster, space: &Namespace, dice: &mut Dice) -> Result<()> {
+fn come_and_go(cluster: &Cluster, space: &Namespace, dice: &mut Dice, minutes: u32) -> Result<()> {
+    let pods = usize::try_from(PODS_PER_MINUTE * minutes)?;
+    let time = Duration::from_secs(60) * minutes;
     let (begun, mut made) = (Instant::now(), 0);
     let mut alive: Vec<String> = Vec::new();
-    while made < PODS || begun.elapsed() < TIME {
+    while made < pods || begun.elapsed() < time {
         // As many as are due by now, and not more than there is room for.
-        let due = PODS * usize::try_from(begun.elapsed().as_millis()).unwrap_or(usize::MAX).min(60_000) / 60_000;
-        let wanted = due.max(made + 1).min(PODS).min(made + ALIVE - alive.len().min(ALIVE));
+        let due = usize::try_from(begun.elapsed().as_millis() * u128::from(PODS_PER_MINUTE) / 60_000)?;
+        let wanted = due.max(made + 1).min(pods).min(made + ALIVE - alive.len().min(ALIVE));
         let names: Vec<String> = (made..wanted).map(|number| format!("pod-{number}")).collect();
         made = made.max(wanted);
         let account = json!({"serviceAccountName": format!("account-{}", dice.below(5))});
@@ -95,8 +96,7 @@ fn come_and_go(cluster: &Cluster, space: &Namespace, dice: &mut Dice) -> Result<
     cluster.kubectl(&["-n", space.name(), "delete", "pod", "--all", "--wait=true", "--timeout=120s"]).map(drop)
 }
 
-#[test]
-fn two_hundred_pods_that_come_and_go_at_random_leave_nothing_behind() -> Result<()> {
+fn leave_nothing_behind(name: &str, minutes: u32) -> Result<()> {
     let cluster = Cluster::get()?;
     // Pods of tests before this one are not to be counted.
     within(Duration::from_secs(90), "the end of other tests' pods", || {
@@ -105,14 +105,14 @@ fn two_hundred_pods_that_come_and_go_at_random_leave_nothing_behind() -> Result<
         ensure!(others.is_empty(), "{others:?}");
         Ok(())
     })?;
-    let space = Namespace::new(cluster, "churn", &json!({"culvert.dev/enroll": "true"}))?;
+    let space = Namespace::new(cluster, name, &json!({"culvert.dev/enroll": "true"}))?;
     for number in 0..5 {
-        cluster.kubectl(&["-n", "churn", "create", "serviceaccount", &format!("account-{number}")])?;
+        cluster.kubectl(&["-n", name, "create", "serviceaccount", &format!("account-{number}")])?;
     }
     let before = [held(cluster, "node1")?, held(cluster, "node2")?];
     let seed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs() | 1;
     println!("seed {seed}, before {before:?}");
-    come_and_go(cluster, &space, &mut Dice(seed))?;
+    come_and_go(cluster, &space, &mut Dice(seed), minutes)?;
     within(Duration::from_secs(90), "the last traces", || {
         for (node, before) in NODES.into_iter().zip(&before) {
             let now = held(cluster, node)?;
@@ -124,4 +124,15 @@ fn two_hundred_pods_that_come_and_go_at_random_leave_nothing_behind() -> Result<
         }
         Ok(())
     })
+}
+
+#[test]
+fn two_hundred_pods_that_come_and_go_at_random_leave_nothing_behind() -> Result<()> {
+    leave_nothing_behind("churn", 1)
+}
+
+#[test]
+#[ignore = "takes minutes: --long"]
+fn a_thousand_pods_that_come_and_go_at_random_leave_nothing_behind() -> Result<()> {
+    leave_nothing_behind("churn-long", 5)
 }

@@ -92,16 +92,27 @@ impl Steady {
     }
 }
 
-#[test]
-fn without_an_api_server_traffic_goes_on_and_nothing_opens_up() -> Result<()> {
+/// Ten calls a second are made; half of them is what a busy machine must get through.
+fn without_an_api_server(name: &str, seconds: u32) -> Result<()> {
     let cluster = Cluster::get()?;
-    let steady = Steady::new(cluster, "noapi", "node1", "node2")?;
-    steady.through(100, || {
+    let steady = Steady::new(cluster, name, "node1", "node2")?;
+    steady.through(usize::try_from(5 * seconds)?, || {
         let _stopped = Stopped::new(cluster, "control", "kube-apiserver")?;
-        std::thread::sleep(Duration::from_secs(20));
+        std::thread::sleep(Duration::from_secs(seconds.into()));
         Ok(())
     })?;
     steady.follows_again()
+}
+
+#[test]
+fn without_an_api_server_traffic_goes_on_and_nothing_opens_up() -> Result<()> {
+    without_an_api_server("noapi", 20)
+}
+
+#[test]
+#[ignore = "takes minutes: --long"]
+fn two_minutes_without_an_api_server_change_nothing_either() -> Result<()> {
+    without_an_api_server("noapi-long", 120)
 }
 
 #[test]
@@ -121,9 +132,9 @@ fn a_control_plane_that_is_killed_is_back_and_followed_again() -> Result<()> {
     let cluster = Cluster::get()?;
     let steady = Steady::new(cluster, "nocontrol", "node1", "node2")?;
     steady.through(50, || {
-        for node in ["node1", "node2"] {
-            cluster.kill(node, "culvert-control")?;
-        }
+        // All of them, wherever they are: the scheduler prefers one for each node, and does not insist.
+        let killed = ["node1", "node2"].into_iter().filter(|node| cluster.kill(node, "culvert-control").is_ok());
+        ensure!(killed.count() > 0, "no control plane is there");
         std::thread::sleep(Duration::from_secs(10));
         cluster.ready()
     })?;
