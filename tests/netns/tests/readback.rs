@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use aya::programs::links::{FdLink, PinnedLink};
 use culvert_netns_tests::peer::{self, Tricks, at};
 use culvert_netns_tests::*;
 
@@ -104,9 +105,9 @@ fn t26c_a_guard_that_is_not_first_or_not_ours_is_found() {
         let agent = Agent::start(lab.node(1))?;
         let _taken = (agent.enrol(&pod)?, agent.enrol(&next)?);
         // Another program in front: the watch program will do, which passes everything here.
-        let shown = lab.node(1).netns().run("bpftool", &["link", "show", "pinned", &in_pins("pods/next/watch")])?;
-        let id = shown.split_whitespace().skip_while(|word| *word != "prog").nth(1).context("no program id")?;
-        raw::attach_in_front(lab.node(1).netns(), &pod, id.parse()?, &pins().join("maps/in-front"))?;
+        let watch = PinnedLink::from_pin(pins().join("pods/next/watch"))?;
+        let id = FdLink::from(watch).info()?.program_id();
+        raw::attach_in_front(lab.node(1).netns(), &pod, id, &pins().join("maps/in-front"))?;
         assert_eq!(agent.deviations(&pod)?, ["guard_not_first"]);
         let repair = agent.on_node(|redirect| Ok(redirect.repair("app")?))?;
         assert_eq!(repair.remaining, []);
@@ -118,8 +119,4 @@ fn t26c_a_guard_that_is_not_first_or_not_ours_is_found() {
         assert_eq!(repair.remaining, []);
         Ok(())
     });
-}
-
-fn in_pins(name: &str) -> String {
-    pins().join(name).display().to_string()
 }
