@@ -23,7 +23,7 @@ use crate::{
     error::Blame,
     key::{Generation, Local, Peer, Route},
     link::Shaken,
-    tls::{Failure, Next, Tls},
+    tls::{Failure, Next, Tls, end_of_records},
 };
 
 /// Why a TLS handshake gave no tunnel.
@@ -85,7 +85,7 @@ pub(crate) const LARGEST_FLIGHT: usize = 48 * 1024;
 /// configuration let pass.
 pub(crate) async fn dial(tcp: TcpStream, route: &Route) -> Result<(Shaken, Peer), HandshakeError> {
     let client = UnbufferedClientConnection::new(Arc::clone(&route.tls), server_name());
-    let tls = Tls::Client(client.map_err(|e| HandshakeError::of(&e))?);
+    let tls = Tls::client(client.map_err(|e| HandshakeError::of(&e))?);
     let shaken = shake(tcp, tls).await.map_err(|(error, _)| HandshakeError::of(&error))?;
     let peer = proven(&shaken.tcp, &shaken.tls, route.generation, route.until)?;
     if peer.identity != route.key.destination {
@@ -98,7 +98,7 @@ pub(crate) async fn dial(tcp: TcpStream, route: &Route) -> Result<(Shaken, Peer)
 /// Shakes hands as the serving side.
 pub(crate) async fn accept(tcp: TcpStream, local: &Local) -> Result<(Shaken, Peer), HandshakeError> {
     let server = UnbufferedServerConnection::new(Arc::clone(&local.tls));
-    let tls = Tls::Server(server.map_err(|e| HandshakeError::of(&e))?);
+    let tls = Tls::server(server.map_err(|e| HandshakeError::of(&e))?);
     let shaken = match shake(tcp, tls).await {
         Ok(shaken) => shaken,
         Err((error, tcp)) => {
@@ -113,17 +113,27 @@ pub(crate) async fn accept(tcp: TcpStream, local: &Local) -> Result<(Shaken, Pee
 /// Makes the handshake. An error gives the socket back, after the peer was told why.
 async fn shake(mut tcp: TcpStream, mut tls: Tls) -> Result<Shaken, (io::Error, TcpStream)> {
     let (mut rest, mut early, mut own) = (Vec::new(), Vec::new(), Vec::new());
+    // Bytes of whole records in `rest`. Counted as they come: TLS moves parts of messages over the heads between them.
+    let mut whole = 0;
     loop {
         let (used, next) = tls.step(&mut rest, &mut own, |payload| {
             early.extend_from_slice(payload);
             Ok::<(), Infallible>(())
         });
         rest.drain(..used);
+        whole -= used;
         let step = match next {
             Ok(Next::Again) => continue,
-            Ok(Next::Ready) if !tls.is_handshaking() => return Ok(Shaken { tcp, tls, rest, early, own }),
+            Ok(Next::Ready) if !tls.is_handshaking() => {
+                tls.has_worked_through(whole);
+                return Ok(Shaken { tcp, tls, rest, early, own });
+            }
             Ok(Next::Send) => send(&mut tcp, &mut own, tls.is_handshaking()).await,
-            Ok(Next::Ready | Next::Receive) => receive(&mut tcp, &mut rest).await,
+            Ok(Next::Ready | Next::Receive) => {
+                let received = receive(&mut tcp, &mut rest).await;
+                whole = end_of_records(&rest, whole);
+                received
+            }
             Ok(Next::Closed) => Err(io::ErrorKind::UnexpectedEof.into()),
             Err(Failure::Tls(error)) => {
                 tls.last_words(&mut rest, &mut own);

@@ -22,7 +22,14 @@ pub(crate) const CHUNK: usize = 160 * 1024;
 pub(crate) const SEALED: usize = CHUNK + (CHUNK / FRAGMENT + 1) * OVERHEAD + 4096;
 
 /// One end of a TLS connection.
-pub(crate) enum Tls {
+pub(crate) struct Tls {
+    side: Side,
+    /// So many bytes at the front of the input are worked through and not used up: records of a handshake message that
+    /// is not whole. TLS goes on behind them, and must never be given less than them.
+    worked: usize,
+}
+
+enum Side {
     Client(UnbufferedClientConnection),
     Server(UnbufferedServerConnection),
 }
@@ -43,6 +50,21 @@ pub(crate) enum Next {
 }
 
 impl Tls {
+    /// The dialling end.
+    pub(crate) fn client(connection: UnbufferedClientConnection) -> Self {
+        Self { side: Side::Client(connection), worked: 0 }
+    }
+
+    /// The serving end.
+    pub(crate) fn server(connection: UnbufferedServerConnection) -> Self {
+        Self { side: Side::Server(connection), worked: 0 }
+    }
+
+    /// So many bytes at the front of the input that [`Tls::open`] gets first were worked through before.
+    pub(crate) fn has_worked_through(&mut self, bytes: usize) {
+        self.worked = bytes;
+    }
+
     /// Works on the records at the front of `input`; decrypted payload goes to `take`. Gives how many bytes of `input`
     /// are used up, also with an error; then the alert that tells the peer is in `out`.
     pub(crate) fn step<E>(
@@ -51,13 +73,13 @@ impl Tls {
         out: &mut Vec<u8>,
         take: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> (usize, Result<Next, Failure<E>>) {
-        match self {
-            Self::Client(tls) => step(tls.process_tls_records(input), out, take),
-            Self::Server(tls) => step(tls.process_tls_records(input), out, take),
+        match &mut self.side {
+            Side::Client(tls) => step(tls.process_tls_records(input), out, take),
+            Side::Server(tls) => step(tls.process_tls_records(input), out, take),
         }
     }
 
-    /// Opens the complete records in `input`. `take` gets their payload, and whether another complete record follows.
+    /// Opens the complete records in `input`, which begins with what the last call has left. `take` gets their payload, and whether another complete record follows.
     /// Gives how many bytes are used up, and whether the peer has closed.
     pub(crate) fn open<E>(
         &mut self,
@@ -65,7 +87,7 @@ impl Tls {
         out: &mut Vec<u8>,
         mut take: impl FnMut(&[u8], bool) -> Result<(), E>,
     ) -> (usize, Result<bool, Failure<E>>) {
-        let (mut used, mut end) = (0, 0);
+        let (mut used, mut end) = (0, self.worked);
         while let Some(record) = complete(&input[end..]) {
             end += record;
             let follows = complete(&input[end..]).is_some();
@@ -81,6 +103,7 @@ impl Tls {
                 }
             }
         }
+        self.worked = end - used;
         (used, Ok(false))
     }
 
@@ -89,9 +112,9 @@ impl Tls {
     pub(crate) fn seal(&mut self, plain: &[u8], rest: &mut [u8], out: &mut [u8]) -> Result<usize, rustls::Error> {
         let mut end = 0;
         loop {
-            let sealed = match self {
-                Self::Client(tls) => encrypt(tls.process_tls_records(rest), plain, &mut out[end..]),
-                Self::Server(tls) => encrypt(tls.process_tls_records(rest), plain, &mut out[end..]),
+            let sealed = match &mut self.side {
+                Side::Client(tls) => encrypt(tls.process_tls_records(rest), plain, &mut out[end..]),
+                Side::Server(tls) => encrypt(tls.process_tls_records(rest), plain, &mut out[end..]),
             };
             match sealed? {
                 Sealed::All(bytes) => return Ok(end + bytes),
@@ -110,9 +133,9 @@ impl Tls {
     pub(crate) fn close(&mut self, rest: &mut [u8], out: &mut Vec<u8>) {
         let begin = out.len();
         out.resize(begin + 1024, 0);
-        let bytes = match self {
-            Self::Client(tls) => say_goodbye(tls.process_tls_records(rest), &mut out[begin..]),
-            Self::Server(tls) => say_goodbye(tls.process_tls_records(rest), &mut out[begin..]),
+        let bytes = match &mut self.side {
+            Side::Client(tls) => say_goodbye(tls.process_tls_records(rest), &mut out[begin..]),
+            Side::Server(tls) => say_goodbye(tls.process_tls_records(rest), &mut out[begin..]),
         };
         out.truncate(begin + bytes);
     }
@@ -122,9 +145,9 @@ impl Deref for Tls {
     type Target = CommonState;
 
     fn deref(&self) -> &CommonState {
-        match self {
-            Self::Client(tls) => tls,
-            Self::Server(tls) => tls,
+        match &self.side {
+            Side::Client(tls) => tls,
+            Side::Server(tls) => tls,
         }
     }
 }
@@ -142,6 +165,15 @@ fn complete(input: &[u8]) -> Option<usize> {
     let [_, _, _, high, low] = *input.first_chunk::<HEAD>()?;
     let length = HEAD + usize::from(u16::from_be_bytes([high, low]));
     (input.len() >= length).then_some(length)
+}
+
+/// End of the last complete record in `input`, in which another one begins at `from`.
+pub(crate) fn end_of_records(input: &[u8], from: usize) -> usize {
+    let mut end = from;
+    while let Some(record) = complete(&input[end..]) {
+        end += record;
+    }
+    end
 }
 
 fn step<D, E>(

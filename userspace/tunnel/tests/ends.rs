@@ -6,7 +6,8 @@ mod support;
 use std::{io::ErrorKind, sync::Arc, time::Duration};
 
 use culvert_tunnel::{Blame, End, Limits, Side, StreamError, revocation, splice};
-use support::{Carried, HOUR, World, application, pair, until, worker};
+use socket2::SockRef;
+use support::{Carried, HOUR, Pattern, World, application, pair, until, worker};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -230,6 +231,32 @@ fn a_broken_tunnel_fails_its_connections() {
         assert!(is_reset(&mut carried.app).await);
         assert_eq!(carried.totals.await.unwrap().end, End::Reset(Side::Far));
         until("both tunnels are gone", || world.pool.count().tunnels == 0 && world.node.server.count().0 == 0).await;
+    });
+}
+
+#[test]
+fn what_both_ends_have_said_is_delivered_when_the_tunnel_closes_behind_it() {
+    worker(async {
+        let world = World::new().await;
+        let (address, mut connections) = application().await;
+        // So little fits into the application's socket that most waits in front of it.
+        let (app, near) = pair().await;
+        SockRef::from(&app).set_recv_buffer_size(8192).unwrap();
+        SockRef::from(&near).set_send_buffer_size(8192).unwrap();
+        let mut carried = support::carry_from((app, near), world.open(address).await.unwrap());
+        let mut server = connections.recv().await.unwrap();
+        let answer = Pattern::bytes(6, 200_000);
+        carried.app.write_all(b"?").await.unwrap();
+        carried.app.shutdown().await.unwrap();
+        assert_eq!(server.read_to_end(&mut Vec::new()).await.unwrap(), 1);
+        server.write_all(&answer).await.unwrap();
+        drop(server);
+        world.node.server.retire(|_, _| true);
+        until("the tunnel is gone", || world.pool.count().tunnels == 0 && world.node.server.count() == (0, 0)).await;
+        let mut heard = Vec::new();
+        carried.app.read_to_end(&mut heard).await.unwrap();
+        assert!(heard == answer, "{} of {} bytes", heard.len(), answer.len());
+        assert_eq!(carried.totals.await.unwrap().end, End::Closed);
     });
 }
 

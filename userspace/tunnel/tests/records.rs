@@ -73,6 +73,8 @@ async fn raw_tls(world: &World, change: impl FnOnce(&mut rustls::ClientConfig)) 
     let mut config = rustls::ClientConfig::clone(&world.route().tls);
     change(&mut config);
     let tcp = TcpStream::connect(world.node.address).await.unwrap();
+    // What is written for itself arrives for itself.
+    tcp.set_nodelay(true).unwrap();
     TlsConnector::from(Arc::new(config)).connect(culvert_mtls::server_name(), tcp).await.unwrap()
 }
 
@@ -234,14 +236,15 @@ impl Sealer {
     }
 }
 
-/// What a server does with records that were sealed by hand, each written for itself.
-async fn by_hand(make: impl FnOnce(&mut Sealer, &str) -> Vec<Vec<u8>>) -> (usize, Vec<&'static str>) {
+/// What a server does with records that were sealed by hand, each written for itself, so long after the handshake.
+async fn by_hand(pause: Duration, make: impl FnOnce(&mut Sealer, &str) -> Vec<Vec<u8>>) -> (usize, Vec<&'static str>) {
     let world = World::new().await;
     let (address, _connections) = application().await;
     let secret = Arc::new(Secret::default());
     let log = Arc::clone(&secret);
     let (mut tcp, _) = raw_tls(&world, |config| config.key_log = log).await.into_inner();
     let mut sealer = Sealer { secret: secret.0.lock().unwrap().clone(), sequence: 0 };
+    tokio::time::sleep(pause).await;
     for record in make(&mut sealer, &address.to_string()) {
         if tcp.write_all(&record).await.is_err() {
             break;
@@ -259,29 +262,31 @@ async fn by_hand(make: impl FnOnce(&mut Sealer, &str) -> Vec<Vec<u8>>) -> (usize
 fn messages_over_several_records_are_put_together_and_those_without_end_are_not() {
     const HANDSHAKE: u8 = 22;
     const PAYLOAD: u8 = 23;
+    const LATER: Duration = Duration::from_millis(20);
     worker(async {
         // KeyUpdate (24) of one byte: not requested.
-        let split = by_hand(|sealer, to| {
+        let split = |sealer: &mut Sealer, to: &str| {
             let mut records: Vec<_> = [24, 0, 0, 1, 0].iter().map(|byte| sealer.seal(HANDSHAKE, &[*byte])).collect();
             sealer.next_keys();
             records.extend(hello(to).iter().map(|byte| sealer.seal(PAYLOAD, &[*byte])));
             records
-        });
-        let interrupted = by_hand(|sealer, to| {
+        };
+        let interrupted = by_hand(LATER, |sealer, to| {
             vec![sealer.seal(HANDSHAKE, &[24, 0, 0]), sealer.seal(PAYLOAD, &hello(to)), sealer.seal(HANDSHAKE, &[1, 0])]
         });
         // A message of almost 16 MiB, in records of 1000 bytes.
-        let endless = by_hand(|sealer, _| {
+        let endless = by_hand(LATER, |sealer, _| {
             let begin = sealer.seal(HANDSHAKE, &[4, 0xff, 0xff, 0xff]);
             [begin].into_iter().chain((0..200).map(|_| sealer.seal(HANDSHAKE, &[0; 1000]))).collect()
         });
-        let empty = by_hand(|sealer, to| {
+        let empty = by_hand(LATER, |sealer, to| {
             let mut records: Vec<_> = (0..30).map(|_| sealer.seal(PAYLOAD, &[])).collect();
             records.push(sealer.seal(PAYLOAD, &hello(to)));
             records
         });
         let lost = || vec!["tunnel_lost"];
-        assert_eq!(split.await, (1, vec![]));
+        assert_eq!(by_hand(Duration::ZERO, split).await, (1, vec![]), "they begin beside the end of the handshake");
+        assert_eq!(by_hand(LATER, split).await, (1, vec![]));
         assert_eq!(interrupted.await, (0, lost()), "no other record may come between");
         assert_eq!(endless.await, (0, lost()), "nobody gathers that");
         assert_eq!(empty.await, (1, vec![]));

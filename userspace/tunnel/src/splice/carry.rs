@@ -262,6 +262,8 @@ impl Carry {
                 }
                 Ok(())
             }
+            // Both ends have said everything, and the peer has closed the tunnel after it: what waits is delivered.
+            StreamError::Lost(_) | StreamError::GoAway(_) if received && self.outward_closed => Ok(()),
             why => Err(end_of(why)),
         }
     }

@@ -287,7 +287,11 @@ pub type BoxedDial = std::pin::Pin<Box<dyn Future<Output = io::Result<TcpStream>
 
 /// Splices a new application socket with the stream.
 pub async fn carry(stream: TunnelStream) -> Carried {
-    let (app, near) = pair().await;
+    carry_from(pair().await, stream)
+}
+
+/// Splices the second socket with the stream; the first is the application's.
+pub fn carry_from((app, near): (TcpStream, TcpStream), stream: TunnelStream) -> Carried {
     let (revoker, revocation) = revocation();
     let meter = Arc::new(Meter::default());
     let totals = spawn_local(splice(near, stream, Arc::clone(&meter), revocation));
