@@ -227,7 +227,7 @@ fn query(text: &str) -> BTreeMap<String, String> {
 pub(crate) fn token(agent: usize) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let claims = json!({"sub": "system:serviceaccount:culvert-system:culvert-agent", "aud": ["culvert-control"],
-        "iat": now, "exp": now + 600});
+        "iat": now, "exp": now + 600, "kubernetes.io": {"pod": {"uid": agent_uid(agent)}}});
     format!("head.{}.{agent}", BASE64_URL_SAFE_NO_PAD.encode(claims.to_string()))
 }
 

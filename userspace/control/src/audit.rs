@@ -1,4 +1,4 @@
-//! Who asked for what, and what they got: one line of JSON each in `audit.log`, and one log event of target `audit`.
+//! Who asked for what, and what they got: one line of JSON each in `audit.log` (and `audit.log.1` before it), and one log event of target `audit`.
 
 use std::{
     fs::File,
@@ -13,6 +13,10 @@ use serde::Serialize;
 use crate::state_dir::{StateDir, StateError};
 
 const FILE: &str = "audit.log";
+/// What was written before.
+const BEFORE: &str = "audit.log.1";
+/// Largest file, in bytes: with the one before it, so much of the disk twice.
+const LARGEST: u64 = 64 << 20;
 /// Refusals of callers without a certificate that are written per second; anybody can cause them, and the disk is not
 /// endless.
 const ANONYMOUS_PER_SECOND: u32 = 20;
@@ -22,7 +26,7 @@ const LONGEST: usize = 2048;
 /// The audit log.
 #[derive(Debug)]
 pub struct Audit {
-    file: Mutex<File>,
+    log: Mutex<Log>,
     anonymous: Mutex<Budget>,
 }
 
@@ -63,6 +67,27 @@ pub struct Event {
 }
 
 #[derive(Debug)]
+struct Log {
+    state: StateDir,
+    file: File,
+    size: u64,
+    largest: u64,
+}
+
+impl Log {
+    /// When the file is full it takes the place of the one before it.
+    fn write(&mut self, text: &[u8]) -> Result<(), StateError> {
+        if self.size > 0 && self.size + text.len() as u64 > self.largest {
+            self.state.rename(FILE, BEFORE)?;
+            (self.file, self.size) = (self.state.append(FILE)?, 0);
+        }
+        self.size += text.len() as u64;
+        let path = || self.state.path(FILE);
+        self.file.write_all(text).map_err(|source| StateError::Io { path: path(), source })
+    }
+}
+
+#[derive(Debug)]
 struct Budget {
     since: Instant,
     written: u32,
@@ -80,7 +105,10 @@ impl Audit {
     /// Opens the log of a state folder.
     pub fn open(state: &StateDir) -> Result<Self, StateError> {
         let budget = Budget { since: Instant::now(), written: 0, left_out: 0 };
-        Ok(Self { file: Mutex::new(state.append(FILE)?), anonymous: Mutex::new(budget) })
+        let file = state.append(FILE)?;
+        let size = file.metadata().map_or(0, |metadata| metadata.len());
+        let log = Log { state: state.clone(), file, size, largest: LARGEST };
+        Ok(Self { log: Mutex::new(log), anonymous: Mutex::new(budget) })
     }
 
     /// Writes one event down.
@@ -90,7 +118,7 @@ impl Audit {
         let line = Line { time: rfc3339(SystemTime::now()), event };
         let mut text = serde_json::to_vec(&line).unwrap_or_default();
         text.push(b'\n');
-        let written = self.file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&text);
+        let written = self.log.lock().unwrap_or_else(PoisonError::into_inner).write(&text);
         if let Err(error) = written {
             tracing::error!(target: "audit", %error, "audit.log cannot be written");
         }

@@ -1,8 +1,16 @@
 //! Plain HTTP: metrics and readiness on TCP, everything else on a Unix socket.
 
-use std::{convert::Infallible, io, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::SystemTime};
+use std::{
+    convert::Infallible,
+    io,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
+use culvert_guests::Guests;
 use http_body_util::Full;
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -12,6 +20,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
     sync::watch,
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -21,6 +30,12 @@ use crate::{
     metrics::{Metrics, Severity, Type},
     server::NodeBook,
 };
+
+/// Connections to the TCP port at once, and of them from one address: anybody can reach it.
+const AT_ONCE: usize = 64;
+const FROM_ONE: usize = 16;
+/// Longest life of one: a reader that does not read holds what waits for it no longer than that.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is shown.
 #[derive(Debug)]
@@ -38,10 +53,14 @@ pub struct View {
 /// Serves `/metrics`, `/healthz` and `/readyz`. Whoever gets an answer sees a process that serves: it begins to listen
 /// only with a state to serve.
 pub async fn serve_tcp(listener: TcpListener, view: Arc<View>) {
+    let mut guests = Guests::new(AT_ONCE, FROM_ONE);
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(one(stream, Arc::clone(&view), public))),
-            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+            Ok((stream, peer)) => {
+                let served = tokio::spawn(timeout(PATIENCE, one(stream, Arc::clone(&view), public)));
+                guests.take_in(peer.ip(), served.abort_handle());
+            }
+            Err(_) => sleep(Duration::from_millis(100)).await,
         }
     }
 }
@@ -51,7 +70,7 @@ pub async fn serve_unix(listener: UnixListener, view: Arc<View>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => drop(tokio::spawn(one(stream, Arc::clone(&view), private))),
-            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+            Err(_) => sleep(Duration::from_millis(100)).await,
         }
     }
 }
@@ -80,7 +99,7 @@ async fn one(stream: impl AsyncRead + AsyncWrite + Unpin, view: Arc<View>, answe
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(std::time::Duration::from_secs(10))
+        .header_read_timeout(Duration::from_secs(10))
         .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = served.await {
         tracing::debug!(%error, "an HTTP connection ended early");

@@ -40,6 +40,11 @@ use crate::{
 pub use node_book::{NodeBook, NodeEntry};
 pub use own::{OwnError, OwnIdentity};
 
+/// Largest request for a certificate, in bytes, token and all. It is read before anybody asks who sends it.
+const LARGEST_REQUEST: usize = 32 * 1024;
+/// Largest first message of a stream, in bytes: all names and versions that an agent knows. Only a node's is read.
+const LARGEST_KNOWN: usize = 64 << 20;
+
 /// What the services share.
 #[derive(Debug)]
 pub struct Context {
@@ -79,13 +84,16 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let incoming = incoming::accept(listener, identity, Arc::clone(&context));
+    let discovery = AggregatedDiscoveryServiceServer::new(discovery::Discovery(Arc::clone(&context)));
+    let certificates = IstioCertificateServiceServer::new(certificates::Certificates(Arc::clone(&context)));
+    let nodes = NodeServiceServer::new(nodes::Nodes(Arc::clone(&context)));
     Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .max_concurrent_streams(64)
-        .add_service(AggregatedDiscoveryServiceServer::new(discovery::Discovery(Arc::clone(&context))))
-        .add_service(IstioCertificateServiceServer::new(certificates::Certificates(Arc::clone(&context))))
-        .add_service(NodeServiceServer::new(nodes::Nodes(Arc::clone(&context))))
+        .add_service(discovery.max_decoding_message_size(LARGEST_KNOWN))
+        .add_service(certificates.max_decoding_message_size(LARGEST_REQUEST))
+        .add_service(nodes.max_decoding_message_size(LARGEST_REQUEST))
         .add_service(StatusServiceServer::new(status::Reports(context)))
         .serve_with_incoming_shutdown(incoming, stop)
         .await

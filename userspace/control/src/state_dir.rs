@@ -136,6 +136,12 @@ impl StateDir {
         open_checked(&self.path.join(name), OpenOptions::new().append(true).create(true).mode(0o600))
     }
 
+    /// Gives a file another name, that of another file if there is one.
+    pub fn rename(&self, from: &str, to: &str) -> Result<(), StateError> {
+        let path = self.path.join(from);
+        fs::rename(&path, self.path.join(to)).map_err(|source| io_error(&path, source))
+    }
+
     /// Takes a file away. `false`: there was none.
     pub fn remove(&self, name: &str) -> Result<bool, StateError> {
         let path = self.path.join(name);

@@ -1,56 +1,32 @@
 //! `/metrics` and `/healthz/ready`, nothing else.
 
-use std::{collections::VecDeque, convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
+use culvert_guests::Guests;
 use http_body_util::Full;
 use hyper::{Method, Request, Response, StatusCode, body::Bytes, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::JoinHandle,
-};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::{metrics::Metrics, snapshot::Current};
 
-/// Connections at once. Who comes when all places are taken takes that of the oldest connection, so that nobody can keep
-/// readiness from being asked for by connecting and saying nothing.
+/// Connections at once: nobody can keep readiness from being asked for.
 const AT_ONCE: usize = 64;
-/// Of them from one address; the next one takes the place of its own oldest.
+/// Of them from one address.
 const FROM_ONE: usize = 16;
 /// Patience for a request's header.
 const HEADER: Duration = Duration::from_secs(5);
 
-/// The open connections, the oldest first.
-#[derive(Default)]
-struct Guests(VecDeque<(IpAddr, JoinHandle<()>)>);
-
-impl Guests {
-    /// Makes room for one more of this address.
-    fn make_room(&mut self, address: IpAddr) {
-        self.0.retain(|(_, task)| !task.is_finished());
-        let of_one = self.0.iter().filter(|(other, _)| *other == address).count();
-        let oldest = if of_one >= FROM_ONE {
-            self.0.iter().position(|(other, _)| *other == address)
-        } else {
-            (self.0.len() >= AT_ONCE).then_some(0)
-        };
-        if let Some((_, task)) = oldest.and_then(|at| self.0.remove(at)) {
-            task.abort();
-        }
-    }
-}
-
 /// Answers, for ever.
 pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, current: Arc<Current>) {
-    let mut guests = Guests::default();
+    let mut guests = Guests::new(AT_ONCE, FROM_ONE);
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let address = peer.ip().to_canonical();
-        guests.make_room(address);
-        guests.0.push_back((address, tokio::spawn(one(stream, metrics.clone(), current.clone()))));
+        let served = tokio::spawn(one(stream, metrics.clone(), current.clone()));
+        guests.take_in(peer.ip(), served.abort_handle());
     }
 }
 

@@ -1,6 +1,11 @@
 //! Tunnels that peers open to a local pod: the handshake, then one chain per CONNECT.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use culvert_tunnel::{Inbound, Malformed, Offer, Peer, Refusal, ServeError};
 
@@ -9,7 +14,7 @@ use crate::{
     accepted::{Accepted, canonical},
     carried,
     outcome::{Direction, Outcome, Step, Transport},
-    places::Place,
+    places::{Place, Unproven},
     pod::Pod,
     worker::Worker,
 };
@@ -28,6 +33,8 @@ struct Served {
     pod: Arc<Pod>,
     /// The outcome of the TCP connection, until its handshake makes a tunnel of it.
     outcome: RefCell<Option<Outcome>>,
+    /// Its leave to shake hands, likewise.
+    unproven: Cell<Option<Unproven>>,
 }
 
 /// Serves one TCP connection to port 15008. A failed handshake is this connection's outcome; after a good one each
@@ -40,10 +47,18 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
             return accepted.refuse(refusal.reason());
         }
     };
+    let Some(unproven) = accepted.pod.places.take_unproven() else {
+        return accepted.refuse("no_slot");
+    };
     accepted.disarm();
     let Accepted { io, pod, mut outcome, slot, .. } = accepted;
     outcome.note().transport = Transport::Hbone;
-    let served = Rc::new(Served { worker: worker.clone(), pod: pod.clone(), outcome: RefCell::new(Some(outcome)) });
+    let served = Rc::new(Served {
+        worker: worker.clone(),
+        pod: pod.clone(),
+        outcome: RefCell::new(Some(outcome)),
+        unproven: Cell::new(Some(unproven)),
+    });
     let result = tokio::select! {
         biased;
         () = pod.gone.cancelled() => Err(None),
@@ -67,6 +82,7 @@ fn failed(worker: &Worker, outcome: Outcome, error: &ServeError) {
 
 impl Inbound for Served {
     fn proven(&self, peer: &Peer, took: Duration) {
+        drop(self.unproven.take());
         if let Some(outcome) = self.outcome.borrow_mut().take() {
             outcome.became_tunnel();
         }

@@ -27,3 +27,21 @@ fn a_field_is_cut_between_two_characters() {
     }
     assert_eq!(lines[0]["caller"], "x".repeat(LONGEST));
 }
+
+#[test]
+fn a_full_log_takes_the_place_of_the_one_before_it() {
+    let root = tempfile::tempdir().unwrap();
+    let state = StateDir::open(&root.path().join("state")).unwrap();
+    let audit = Audit::open(&state).unwrap();
+    audit.log.lock().unwrap().largest = 2000;
+    for at in 0..100 {
+        audit.write(&Event { node: Some(format!("n{at}")), ..Event::default() });
+    }
+    let (now, before) = (state.read(FILE).unwrap(), state.read(BEFORE).unwrap());
+    assert!(now.len() <= 2000 && (1800..=2000).contains(&before.len()), "{} {}", now.len(), before.len());
+    let text = String::from_utf8([before, now].concat()).unwrap();
+    assert!(text.lines().last().unwrap().contains("n99"), "the newest is there");
+    drop(audit);
+    Audit::open(&state).unwrap().write(&Event::default());
+    assert!(state.read(FILE).unwrap().len() > 100, "an earlier run's lines stay");
+}

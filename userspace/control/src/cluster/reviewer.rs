@@ -138,6 +138,7 @@ impl TokenRefusal {
 
 /// What the token says of itself. Nobody believes it before the API server does; it only saves questions.
 struct Claims {
+    pod: WorkloadUid,
     life: Duration,
     ends: SystemTime,
 }
@@ -159,6 +160,9 @@ impl Reviewer {
         if claims.life > LIFE.0 + LIFE.1 {
             return Err(TokenRefusal::LongLived);
         }
+        // Whoever makes a token up has to know the UID of an agent's pod first.
+        let state = Arc::clone(&self.published.borrow().state);
+        self.at_home(&state, claims.pod.clone())?;
         let pod = self.pod_of(token, &claims, now).await?;
         let state = Arc::clone(&self.published.borrow().state);
         self.at_home(&state, pod)
@@ -249,10 +253,12 @@ impl Reviewer {
         if !audiences.iter().any(|audience| *audience == *self.expected.audience) {
             return Err(TokenRefusal::OtherAudience);
         }
+        let pod = claims["kubernetes.io"]["pod"]["uid"].as_str().filter(|uid| !uid.is_empty());
+        let pod = pod.map(WorkloadUid::new).ok_or(TokenRefusal::NoPod)?;
         let time = |name: &str| claims[name].as_u64().map(Duration::from_secs).ok_or(TokenRefusal::Malformed);
         let (begins, ends) = (time("iat")?, time("exp")?);
         let moment = SystemTime::UNIX_EPOCH.checked_add(ends).ok_or(TokenRefusal::Malformed)?;
-        Ok(Claims { life: ends.saturating_sub(begins), ends: moment })
+        Ok(Claims { pod, life: ends.saturating_sub(begins), ends: moment })
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
+use culvert_guests::Guests;
 use culvert_manifests::{Review, review};
 use http::Method;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -20,7 +21,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
@@ -42,8 +44,14 @@ const LIFE: Duration = Duration::from_secs(24 * 3600);
 const LARGEST: usize = 3 << 20;
 /// Longest time for one question. The API server waits 5 s.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Connections at once.
+/// Connections at once, and of them from one address: anybody can reach the port.
 const AT_ONCE: usize = 128;
+const FROM_ONE: usize = 32;
+/// Questions that are read at once, so many times [`LARGEST`] bytes. They are looked at one after the other.
+const BODIES: usize = 8;
+/// Most objects within an object that is looked at here: parsed, each takes some hundred bytes. What has more is judged by the
+/// source only.
+const MOST_PARTS: usize = 50_000;
 /// Most warnings of one answer, and longest text of one, as Kubernetes asks for.
 const WARNINGS: (usize, usize) = (10, 250);
 const LOOK: Duration = Duration::from_secs(5);
@@ -57,6 +65,13 @@ pub(super) enum WebhookError {
     /// The key, or what was signed.
     #[error("the webhook's certificate cannot be used: {0}")]
     Unusable(String),
+}
+
+/// What questions may take at once, whoever asks them.
+#[derive(Debug)]
+struct Bounds {
+    bodies: Semaphore,
+    looks: Semaphore,
 }
 
 /// The webhook's server side.
@@ -83,14 +98,12 @@ impl Webhook {
 
     /// Serves for ever.
     pub(super) async fn run(mut self, listener: TcpListener) {
-        let places = Arc::new(Semaphore::new(AT_ONCE));
+        let mut guests = Guests::new(AT_ONCE, FROM_ONE);
+        let bounds = Arc::new(Bounds { bodies: Semaphore::new(BODIES), looks: Semaphore::new(1) });
         loop {
             self.renew(SystemTime::now());
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-                return;
-            };
-            let accepted = match time::timeout(LOOK, listener.accept()).await {
-                Ok(Ok((stream, _))) => stream,
+            let (stream, peer) = match time::timeout(LOOK, listener.accept()).await {
+                Ok(Ok(accepted)) => accepted,
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "accept failed");
                     time::sleep(Duration::from_millis(100)).await;
@@ -99,12 +112,13 @@ impl Webhook {
                 Err(_) => continue,
             };
             let (config, metrics) = (Arc::clone(&self.config.borrow()), Arc::clone(&self.metrics));
-            tokio::spawn(async move {
-                if let Err(error) = serve(accepted, config, metrics).await {
+            let bounds = Arc::clone(&bounds);
+            let served = tokio::spawn(async move {
+                if let Err(error) = serve(stream, config, metrics, bounds).await {
                     tracing::debug!(%error, "a question to the webhook ended early");
                 }
-                drop(place);
             });
+            guests.take_in(peer.ip(), served.abort_handle());
         }
     }
 
@@ -137,11 +151,16 @@ fn certificate(authority: &Authority, names: &[String], now: SystemTime) -> Resu
     ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).map_err(|error| unusable(&error))
 }
 
-async fn serve(stream: TcpStream, config: Arc<ServerConfig>, metrics: Arc<Metrics>) -> io::Result<()> {
+async fn serve(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+    metrics: Arc<Metrics>,
+    bounds: Arc<Bounds>,
+) -> io::Result<()> {
     let stream = time::timeout(ANSWER, TlsAcceptor::from(config).accept(stream)).await??;
     let service = service_fn(move |request: Request<Incoming>| {
-        let metrics = Arc::clone(&metrics);
-        async move { Ok::<_, Infallible>(respond(request, &metrics).await) }
+        let (metrics, bounds) = (Arc::clone(&metrics), Arc::clone(&bounds));
+        async move { Ok::<_, Infallible>(respond(request, &metrics, &bounds).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -150,7 +169,7 @@ async fn serve(stream: TcpStream, config: Arc<ServerConfig>, metrics: Arc<Metric
     connection.await.map_err(io::Error::other)
 }
 
-async fn respond(request: Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes>> {
+async fn respond(request: Request<Incoming>, metrics: &Metrics, bounds: &Bounds) -> Response<Full<Bytes>> {
     let plain = |status: StatusCode, text: &'static str| {
         let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
         *response.status_mut() = status;
@@ -159,33 +178,64 @@ async fn respond(request: Request<Incoming>, metrics: &Metrics) -> Response<Full
     if request.uri().path() != PATH || request.method() != Method::POST {
         return plain(StatusCode::NOT_FOUND, "nothing here\n");
     }
+    let Ok(Ok(_place)) = time::timeout(ANSWER, bounds.bodies.acquire()).await else {
+        return plain(StatusCode::SERVICE_UNAVAILABLE, "too many questions\n");
+    };
     let body = time::timeout(ANSWER, Limited::new(request.into_body(), LARGEST).collect()).await;
     let Ok(Ok(body)) = body else {
         return plain(StatusCode::BAD_REQUEST, "the question cannot be read\n");
     };
+    let _turn = bounds.looks.acquire().await;
     match answer(&body.to_bytes(), metrics) {
-        Some(answer) => {
+        Ok(answer) => {
             let mut response = Response::new(Full::new(Bytes::from(answer.to_string())));
             let json = hyper::header::HeaderValue::from_static("application/json");
             response.headers_mut().insert(hyper::header::CONTENT_TYPE, json);
             response
         }
-        None => plain(StatusCode::BAD_REQUEST, "not an AdmissionReview\n"),
+        Err((status, text)) => plain(status, text),
     }
 }
 
+/// An AdmissionReview, as far as it is looked at.
+#[derive(Deserialize)]
+struct Question<'q> {
+    #[serde(borrow)]
+    request: Asked<'q>,
+}
+
+#[derive(Deserialize)]
+struct Asked<'q> {
+    uid: String,
+    #[serde(default)]
+    operation: String,
+    #[serde(borrow, default)]
+    object: Option<&'q RawValue>,
+}
+
+impl Asked<'_> {
+    /// The object, if it is not so made up that it would cost too much to look at.
+    fn object(&self) -> Result<Value, (StatusCode, &'static str)> {
+        let text = self.object.map_or("null", RawValue::get);
+        if text.bytes().filter(|byte| *byte == b'{').count() > MOST_PARTS {
+            return Err((StatusCode::PAYLOAD_TOO_LARGE, "too many parts to look at here\n"));
+        }
+        serde_json::from_str(text).map_err(|_| UNREADABLE)
+    }
+}
+
+const UNREADABLE: (StatusCode, &str) = (StatusCode::BAD_REQUEST, "not an AdmissionReview\n");
+
 /// AdmissionReview in, AdmissionReview out (admission.k8s.io/v1).
-fn answer(body: &[u8], metrics: &Metrics) -> Option<Value> {
-    let question: Value = serde_json::from_slice(body).ok()?;
-    let request = question.get("request")?;
-    let uid = request["uid"].as_str()?;
-    let Review { errors, warnings } = match request["operation"].as_str() {
-        Some("CREATE" | "UPDATE") => review(&request["object"]),
+fn answer(body: &[u8], metrics: &Metrics) -> Result<Value, (StatusCode, &'static str)> {
+    let Question { request } = serde_json::from_slice(body).map_err(|_| UNREADABLE)?;
+    let Review { errors, warnings } = match &*request.operation {
+        "CREATE" | "UPDATE" => review(&request.object()?),
         _ => Review { errors: Vec::new(), warnings: Vec::new() },
     };
     let verdict = if errors.is_empty() { "admitted" } else { "refused" };
     metrics.reviews.get_or_create(&Reason { reason: verdict }).inc();
-    let mut response = json!({"uid": uid, "allowed": errors.is_empty()});
+    let mut response = json!({"uid": request.uid, "allowed": errors.is_empty()});
     if !errors.is_empty() {
         // Not 422: kubectl prints "The request is invalid" for it and leaves the message out.
         response["status"] = json!({"code": 400, "reason": "BadRequest", "message": errors.join("; ")});
@@ -193,7 +243,7 @@ fn answer(body: &[u8], metrics: &Metrics) -> Option<Value> {
     if !warnings.is_empty() {
         response["warnings"] = warnings.into_iter().take(WARNINGS.0).map(cut).collect();
     }
-    Some(json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}))
+    Ok(json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}))
 }
 
 fn cut(mut text: String) -> Value {
@@ -273,7 +323,20 @@ mod tests {
     #[test]
     fn what_is_no_question_gets_no_answer() {
         for body in ["", "[]", "{}", r#"{"request": {}}"#] {
-            assert_eq!(answer(body.as_bytes(), &Metrics::new()), None, "{body}");
+            assert_eq!(answer(body.as_bytes(), &Metrics::new()), Err(UNREADABLE), "{body}");
         }
+    }
+
+    #[test]
+    fn an_object_of_too_many_parts_is_not_looked_at() {
+        let made_up =
+            json!({"request": {"uid": "u", "operation": "CREATE", "object": vec![json!({"": 0}); MOST_PARTS + 1]}});
+        let refused = answer(made_up.to_string().as_bytes(), &Metrics::new()).unwrap_err();
+        assert_eq!(refused.0, StatusCode::PAYLOAD_TOO_LARGE);
+        let elsewhere = json!({"request": {"uid": "u", "operation": "DELETE", "oldObject": made_up}});
+        assert!(
+            answer(elsewhere.to_string().as_bytes(), &Metrics::new()).is_ok(),
+            "what nobody looks at is not counted"
+        );
     }
 }

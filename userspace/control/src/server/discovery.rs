@@ -101,6 +101,9 @@ impl Stream {
                 () = self.sender.closed() => return End::Gone,
                 message = incoming.message() => match message {
                     Ok(Some(request)) => if let Err(end) = self.request(&request).await { return end },
+                    Err(status) if status.code() == Code::OutOfRange => {
+                        return End::Refused(Code::OutOfRange, "request_too_large", status.message().to_owned());
+                    }
                     Ok(None) | Err(_) => return End::Gone,
                 },
                 changed = self.published.changed(), if self.session.idle() => {

@@ -23,7 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
 use super::Context;
-use crate::{audit::Event, metrics::Reason};
+use crate::{audit::Event, index::Snapshot, metrics::Reason};
 
 /// Longest handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -35,6 +35,9 @@ const FROM_ONE: usize = 32;
 const ANONYMOUS: Duration = Duration::from_secs(15);
 /// Open connections without a client certificate at once.
 const ANONYMOUS_AT_ONCE: usize = 256;
+/// The same of connections that come from addresses of pods, handshakes and open ones each: agents are on their nodes'
+/// networks, so that no pod can take their places.
+const OF_PODS: usize = 32;
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone)]
@@ -57,6 +60,19 @@ struct Anonymous {
     end: Pin<Box<time::Sleep>>,
     ended: bool,
     _places: (Place, OwnedSemaphorePermit),
+}
+
+/// Places for those who have proven nothing yet.
+#[derive(Clone)]
+struct Places {
+    handshakes: Arc<Semaphore>,
+    anonymous: Arc<Semaphore>,
+}
+
+impl Places {
+    fn new(handshakes: usize, anonymous: usize) -> Self {
+        Self { handshakes: Arc::new(Semaphore::new(handshakes)), anonymous: Arc::new(Semaphore::new(anonymous)) }
+    }
 }
 
 /// Handshakes under way, by address.
@@ -108,13 +124,9 @@ async fn accept_all(
     context: Arc<Context>,
     sender: mpsc::Sender<io::Result<Connection>>,
 ) {
-    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let (of_pods, of_others) = (Places::new(OF_PODS, OF_PODS), Places::new(AT_ONCE, ANONYMOUS_AT_ONCE));
     let sources = Sources::default();
-    let strangers = Arc::new(Semaphore::new(ANONYMOUS_AT_ONCE));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
         let (stream, address) = tokio::select! {
             () = sender.closed() => return,
             accepted = listener.accept() => match accepted {
@@ -132,14 +144,25 @@ async fn accept_all(
             refused(&context, address, "too_many_handshakes", text);
             continue;
         };
+        let snapshot = Arc::clone(&context.published.borrow().snapshot);
+        let (places, place) = if is_of_a_pod(&snapshot, address.ip()) {
+            (&of_pods, Arc::clone(&of_pods.handshakes).try_acquire_owned().ok())
+        } else {
+            // Who comes behind them waits in the kernel's queue.
+            (&of_others, Arc::clone(&of_others.handshakes).acquire_owned().await.ok())
+        };
+        let Some(place) = place else {
+            refused(&context, address, "too_many_of_pods", format!("{OF_PODS} handshakes of pods already"));
+            continue;
+        };
         let (identity, context, sender) = (identity.clone(), Arc::clone(&context), sender.clone());
-        let strangers = Arc::clone(&strangers);
+        let anonymous = Arc::clone(&places.anonymous);
         tokio::spawn(async move {
             match time::timeout(HANDSHAKE, shake_hands(stream, address, &identity)).await {
-                Ok(Ok((stream, peer))) => match Connection::new(stream, peer, own, strangers) {
+                Ok(Ok((stream, peer))) => match Connection::new(stream, peer, own, anonymous) {
                     Some(connection) => drop(sender.send(Ok(connection)).await),
                     None => {
-                        let text = format!("{ANONYMOUS_AT_ONCE} connections without a certificate already");
+                        let text = "too many connections without a certificate already".to_owned();
                         refused(&context, address, "too_many_anonymous", text);
                     }
                 },
@@ -149,6 +172,10 @@ async fn accept_all(
             drop(place);
         });
     }
+}
+
+fn is_of_a_pod(snapshot: &Snapshot, address: IpAddr) -> bool {
+    snapshot.roster().claimants(address).any(|workload| !workload.host_network)
 }
 
 type Shaken = (TlsStream<TcpStream>, Peer);
@@ -167,11 +194,11 @@ async fn shake_hands(stream: TcpStream, address: SocketAddr, identity: &LocalIde
 
 impl Connection {
     /// `None`: too many have proven nothing. Who has proven something needs its address's place no longer.
-    fn new(stream: TlsStream<TcpStream>, peer: Peer, own: Place, strangers: Arc<Semaphore>) -> Option<Self> {
+    fn new(stream: TlsStream<TcpStream>, peer: Peer, own: Place, anonymous: Arc<Semaphore>) -> Option<Self> {
         let anonymous = match peer.proven {
             Some(_) => None,
             None => {
-                let place = strangers.try_acquire_owned().ok()?;
+                let place = anonymous.try_acquire_owned().ok()?;
                 Some(Anonymous { end: Box::pin(time::sleep(ANONYMOUS)), ended: false, _places: (own, place) })
             }
         };

@@ -187,6 +187,24 @@ async fn an_agent_that_comes_back_is_sent_only_what_it_lacks() {
 }
 
 #[tokio::test]
+async fn an_agent_that_knows_very_much_is_served_all_the_same() {
+    let plane = Plane::start(&pod("web", "n1"));
+    let node = Caller::node(&plane, "n1").await;
+    let (requests, receiver) = mpsc::channel(64);
+    let mut client = AggregatedDiscoveryServiceClient::new(node.channel()).max_decoding_message_size(64 << 20);
+    let known = (0..30_000).map(|at| (format!("shop/{at:0>240}"), "0".repeat(64)));
+    let first = DeltaDiscoveryRequest {
+        type_url: Kind::AuthorizationPolicy.type_url().to_owned(),
+        initial_resource_versions: known.collect(),
+        ..Default::default()
+    };
+    requests.send(first).await.unwrap();
+    let answered = client.delta_aggregated_resources(ReceiverStream::new(receiver)).await.unwrap();
+    let response = timeout(Duration::from_secs(20), answered.into_inner().message()).await.unwrap().unwrap().unwrap();
+    assert_eq!(response.removed_resources.len(), 30_000, "all of it is gone");
+}
+
+#[tokio::test]
 async fn a_state_that_is_not_answered_holds_back_the_next_one() {
     let plane = Plane::start(&pod("web", "n1"));
     let node = Caller::node(&plane, "n1").await;

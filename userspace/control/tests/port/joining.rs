@@ -188,3 +188,10 @@ async fn a_connection_without_a_certificate_ends_and_takes_no_place_for_ever() {
     Caller::nobody(&plane).join(&plane.token("n2"), &Key::new()).await.expect("the places are free again");
     assert!(timeout(Duration::from_millis(100), watcher.end()).await.is_err(), "a node's connection stays");
 }
+
+#[tokio::test]
+async fn a_request_of_nobody_is_read_as_far_as_one_can_be_meant() {
+    let plane = Plane::start(&pod("web", "n1"));
+    let refused = Caller::nobody(&plane).join(&"t".repeat(40_000), &Key::new()).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::OutOfRange, "{refused}");
+}

@@ -100,7 +100,8 @@ fn token(claims: &Value) -> String {
 }
 
 fn good_claims() -> Value {
-    json!({"sub": USER, "aud": ["culvert-control"], "iat": 1_799_999_900_u64, "exp": 1_800_000_500_u64})
+    json!({"sub": USER, "aud": ["culvert-control"], "iat": 1_799_999_900_u64, "exp": 1_800_000_500_u64,
+        "kubernetes.io": {"pod": {"uid": "agent-1"}}})
 }
 
 fn status(pod: &str) -> Value {
@@ -151,6 +152,7 @@ async fn everybody_else_is_refused_with_a_reason() {
         (good(), with(good_claims(), "/exp", json!(1_800_000_000_u64)), "token_expired"),
         (good(), with(good_claims(), "/iat", json!(1_799_990_000_u64)), "token_long_lived"),
         (good(), with(good_claims(), "/exp", json!("never")), "token_malformed"),
+        (good(), with(good_claims(), "/kubernetes.io", json!({})), "token_unbound"),
     ];
     for (status, claims, word) in table {
         assert_eq!(reason(status.clone(), claims.clone()).await, Err(word), "{status} {claims}");
@@ -159,6 +161,10 @@ async fn everybody_else_is_refused_with_a_reason() {
     let reviewer = reviewer(api);
     for text in [None, Some(""), Some("x"), Some("a.!.c"), Some("a.e30.c")] {
         assert!(reviewer.agent(text, now()).await.is_err());
+    }
+    for pod in ["nobody", "thief", "other", "agent-old", "agent-new"] {
+        let made_up = with(good_claims(), "/kubernetes.io/pod/uid", json!(pod));
+        assert!(reviewer.agent(Some(&token(&made_up)), now()).await.is_err());
     }
     assert_eq!(asked.load(Ordering::SeqCst), 0, "what is no agent's token by its own account costs no question");
 }
