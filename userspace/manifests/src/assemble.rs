@@ -90,7 +90,8 @@ fn whole(
     let members = backends::members(&mut view, &mut services);
     let mut workloads = people::workloads(&mut view, &mesh, &services, &members, reported);
     backends::put_outsiders(&mut view, &mesh, &members, &mut workloads);
-    let (authorization, authentication) = policies(catalog);
+    let (mut authorization, authentication) = policies(catalog);
+    authorization.extend(settings::refusal(catalog, &mesh));
     let namespaces = Namespaces::of(&view, workloads.values());
     let written = services.iter().map(|(name, (_, service))| (name.clone(), service.clone()));
     let state = State {

@@ -129,7 +129,7 @@ impl Catalog {
     /// The catalog that was kept on disk. What this version does not understand any more is left out.
     pub fn restore(saved: Vec<SavedObject>) -> Self {
         let restore = |saved: SavedObject| {
-            let key = header::key_of(&saved.value)?;
+            let key = header::key_in_files(&saved.value)?;
             let object = kinds::read(&key, &saved.value).object?;
             let origin = Origin { file: saved.file, line: saved.line };
             let held = Held { origin, object, standing: Standing::LastGood, value: Some(saved.value) };

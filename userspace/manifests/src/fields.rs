@@ -311,8 +311,10 @@ fn wrong_type(notes: &Notes, path: &str, expected: &str, got: &Value) {
 
 /// The known name that differs in at most two letters.
 pub(crate) fn nearest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
-    let distance = |name: &&&str| edits(&key.to_ascii_lowercase(), &name.to_ascii_lowercase());
-    known.iter().min_by_key(distance).filter(|name| distance(name) <= 2).copied()
+    let (key, length) = (key.to_ascii_lowercase(), key.chars().count());
+    let as_long = |name: &&&str| name.chars().count().abs_diff(length) <= 2;
+    let distance = |name: &&&str| edits(&key, &name.to_ascii_lowercase());
+    known.iter().filter(as_long).min_by_key(distance).filter(|name| distance(name) <= 2).copied()
 }
 
 fn edits(a: &str, b: &str) -> usize {

@@ -11,7 +11,7 @@ mod probe;
 mod request;
 mod service;
 
-use culvert_policy::{AuthorizationPolicy, PeerAuthentication};
+use culvert_policy::{Action, AuthorizationPolicy, PeerAuthentication, Selector};
 use serde_json::Value;
 
 pub use endpoints::{Backend, BackendSet, EndpointsObject};
@@ -44,6 +44,22 @@ pub enum Object {
     AuthorizationPolicy(AuthorizationPolicy),
     /// Accepted; only a waypoint could enforce it.
     RequestAuthentication,
+}
+
+impl Object {
+    /// What holds while it stands in for an object that could never be understood.
+    pub fn while_broken(&self) -> &'static str {
+        match self {
+            Self::Mesh(_) => "every workload refuses all traffic",
+            Self::Namespace(_) => "its pods count as enrolled",
+            Self::AuthorizationPolicy(policy) if policy.selector == Selector::Waypoint => {
+                "it is a waypoint's business and refuses nothing here"
+            }
+            Self::AuthorizationPolicy(policy) if policy.dry_run => "it is a dry run and refuses nothing",
+            Self::AuthorizationPolicy(policy) if policy.action == Action::Audit => "it only marks, and refuses nothing",
+            _ => "it refuses everything that it selects",
+        }
+    }
 }
 
 /// What reading one object gave.

@@ -36,7 +36,7 @@ pub enum How {
 pub struct Shadows {
     /// Ordered by rule; one entry for each.
     pub rules: Vec<Shadowed>,
-    /// There were more pairs of rules than the budget.
+    /// There were more values to compare than the budget.
     pub incomplete: bool,
 }
 
@@ -44,9 +44,20 @@ pub struct Shadows {
 struct Enforced<'p> {
     policy: &'p AuthorizationPolicy,
     normal: NormalPolicy,
+    /// Of each rule.
+    sizes: Vec<Size>,
 }
 
-/// Compares the enforced ALLOW and DENY rules of these policies pair by pair, at most `budget` pairs.
+/// What it costs to compare a rule with another one.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    /// Values that are looked for in the other rule.
+    values: usize,
+    /// What one value of the other rule is compared with at most: a field's exact values are looked up in one step.
+    steps: usize,
+}
+
+/// Compares the enforced ALLOW and DENY rules of these policies pair by pair, at most about `budget` values.
 pub fn shadows<'p>(
     policies: impl IntoIterator<Item = &'p AuthorizationPolicy>,
     settings: &MeshSettings,
@@ -57,7 +68,8 @@ pub fn shadows<'p>(
         let compared = matches!(policy.action, Action::Allow | Action::Deny) && policy.selector != Selector::Waypoint;
         if compared && !policy.dry_run && policy.invalid.is_none() {
             let normal = NormalPolicy::of(policy, &settings.domains);
-            by_namespace.entry(&policy.name.namespace).or_default().push(Enforced { policy, normal });
+            let sizes = normal.rules.iter().map(Size::of).collect();
+            by_namespace.entry(&policy.name.namespace).or_default().push(Enforced { policy, normal, sizes });
         }
     }
     let mut search = Search { root: &settings.root_namespace, budget, found: Shadows::default() };
@@ -103,7 +115,7 @@ impl Search<'_> {
             if this == that {
                 continue;
             }
-            let Some(left) = self.budget.checked_sub(1) else {
+            let Some(left) = self.budget.checked_sub(narrow.sizes[index].beside(wide.sizes[at])) else {
                 self.found.incomplete = true;
                 return None;
             };
@@ -129,6 +141,21 @@ impl Search<'_> {
                 }
                 _ => false,
             }
+    }
+}
+
+impl Size {
+    fn of(rule: &NormalRule) -> Self {
+        rule.fields().fold(Self { values: 0, steps: 0 }, |sum, field| {
+            let (values, steps) = field.test.size(field.wanted.len());
+            Self { values: sum.values + values.max(1), steps: sum.steps + 1 + steps }
+        })
+    }
+
+    /// Fields that are negated are compared the other way round.
+    fn beside(self, other: Self) -> usize {
+        let one_way = self.values.saturating_mul(other.steps);
+        one_way.max(other.values.saturating_mul(self.steps)).max(1)
     }
 }
 

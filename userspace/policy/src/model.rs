@@ -52,7 +52,7 @@ pub struct AuthorizationPolicy {
     /// OR of these; no rule never matches.
     pub rules: Vec<Rule>,
     /// The object could not be understood and has no last good version: it refuses everything that it selects
-    /// (reason `policy_invalid`). The text says what is wrong with it.
+    /// (reason `policy_invalid`), unless it is a dry run or its action AUDIT. The text says what is wrong with it.
     pub invalid: Option<Arc<str>>,
 }
 

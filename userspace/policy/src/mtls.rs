@@ -130,8 +130,10 @@ pub fn without_effect<'a>(
     all: impl IntoIterator<Item = &'a PeerAuthentication>,
 ) -> Option<WhyIgnored> {
     let Some(own) = scope(root_namespace, object) else { return Some(WhyIgnored::SelectorInRootNamespace) };
+    // What nobody understands refuses, and takes no part in the merging.
     let rivals = all.into_iter().filter(|other| {
-        scope(root_namespace, other) == Some(own)
+        other.invalid.is_none()
+            && scope(root_namespace, other) == Some(own)
             && other.name.namespace == object.name.namespace
             && (own != Scope::Workload || other.selector == object.selector)
     });

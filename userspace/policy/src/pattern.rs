@@ -75,6 +75,11 @@ impl Strings {
             && narrow.others.iter().all(|pattern| self.others.iter().any(|wide| wide.covers(pattern)))
     }
 
+    /// All values, and those with a wildcard, which are walked through.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        (self.exact.len() + self.others.len(), self.others.len())
+    }
+
     /// Whether `*` is among them.
     pub(crate) fn has_present(&self) -> bool {
         self.others.contains(&Pattern::Present)

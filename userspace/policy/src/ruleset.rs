@@ -64,6 +64,8 @@ impl RuleSet {
         for policy in policies {
             match (&policy.invalid, policy.dry_run, policy.action) {
                 (_, true, _) => set.dry_run.push(policy),
+                // It decides nothing, broken or not.
+                (Some(_), false, Action::Audit) => set.audit.push(policy),
                 (Some(text), false, _) => set.invalid.push((policy.name, Arc::clone(text))),
                 (None, false, Action::Custom) => set.custom.push(policy),
                 (None, false, Action::Deny) => set.deny.push(policy),

@@ -41,9 +41,7 @@ pub(super) fn judge(held: Option<&Held>, errors: &[String], nodes: &Nodes, state
     let mut ineffective = Vec::new();
     let enforced = match held.map(|held| (&held.object, held.standing)) {
         None => no("Invalid", "it is left out: it has no last good version".to_owned()),
-        Some((_, Standing::Invalid)) => {
-            no("Invalid", format!("{}; it refuses everything that it selects", progress(nodes)))
-        }
+        Some((object, Standing::Invalid)) => no("Invalid", format!("{}; {}", progress(nodes), object.while_broken())),
         Some((_, Standing::LastGood)) => no("Invalid", "its last good version stays in force".to_owned()),
         Some((Object::RequestAuthentication, _)) => {
             no("NoL7Layer", "tokens are seen by a waypoint only, and there is none: nothing is enforced".to_owned())
@@ -67,7 +65,10 @@ pub(super) fn judge(held: Option<&Held>, errors: &[String], nodes: &Nodes, state
 }
 
 fn overruled(policy: &PeerAuthentication, state: &State) -> Option<String> {
-    let why = without_effect(&state.mesh.root_namespace, policy, state.authentication.values())?;
+    let namespace = &policy.name.namespace;
+    let first = PolicyName::new(namespace, "");
+    let neighbours = state.authentication.range(first..).take_while(|(name, _)| name.namespace == *namespace);
+    let why = without_effect(&state.mesh.root_namespace, policy, neighbours.map(|(_, object)| object))?;
     Some(match why {
         WhyIgnored::Older(winner) => format!("{winner} is older: of one scope the oldest holds"),
         WhyIgnored::SelectorInRootNamespace => {

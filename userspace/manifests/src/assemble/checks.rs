@@ -15,6 +15,11 @@ use crate::{
     object::{ObjectKey, ObjectKind},
 };
 
+/// Most complaints of one sort about one object.
+const MOST: usize = 100;
+/// The word for what was too much to be looked at.
+const NOT_ALL: &str = "not_all_compared";
+
 pub(super) fn check(view: &mut View<'_>, state: &State) {
     check_pods(view, state);
     check_services(view, state);

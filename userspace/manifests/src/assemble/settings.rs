@@ -3,16 +3,20 @@
 use std::collections::BTreeSet;
 
 use culvert_identity::TrustDomain;
-use culvert_policy::DEFAULT_ROOT_NAMESPACE;
+use culvert_policy::{Action, AuthorizationPolicy, DEFAULT_ROOT_NAMESPACE, PolicyName, Selector};
 use culvert_workload::{ActionDefault, Mesh, MtlsDefault};
 use ipnet::IpNet;
 
 use super::View;
 use crate::{
+    catalog::{Catalog, Standing},
     complaint::Severity,
     kinds::{MeshObject, Object},
     object::ObjectKind,
 };
+
+/// The name of what refuses for a broken Mesh: none that an object of a cluster can have.
+const REFUSAL: &str = "Mesh";
 
 /// What the command line says; it goes before the Mesh object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +61,26 @@ pub(super) fn mesh(view: &mut View<'_>, overrides: &MeshOverrides) -> Mesh {
         default_action: overrides.default_action.or(written.default_action).unwrap_or_default(),
         cluster_ranges: ranges,
     }
+}
+
+/// What refuses all traffic to workloads while the only Mesh that is known is broken. Nobody knows then which namespace is the
+/// root, who else is trusted and which addresses are inside, so that no other policy can be told to do what it is meant to.
+pub(super) fn refusal(catalog: &Catalog, mesh: &Mesh) -> Option<(PolicyName, AuthorizationPolicy)> {
+    let (_, held) = catalog.of_kind(ObjectKind::Mesh).next()?;
+    if held.standing != Standing::Invalid {
+        return None;
+    }
+    let name = PolicyName::new(&mesh.root_namespace, REFUSAL);
+    let policy = AuthorizationPolicy {
+        name: name.clone(),
+        // Of the root namespace, whichever it is now: of all namespaces.
+        selector: Selector::Namespace,
+        action: Action::Deny,
+        dry_run: false,
+        rules: Vec::new(),
+        invalid: Some("the Mesh has errors and has no last good version".into()),
+    };
+    Some((name, policy))
 }
 
 fn cluster_ranges(view: &View<'_>, written: &MeshObject, overrides: &MeshOverrides) -> Vec<IpNet> {

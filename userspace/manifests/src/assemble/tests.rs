@@ -227,6 +227,36 @@ fn flags_go_before_the_mesh_object_and_that_before_istios_defaults() {
 }
 
 #[test]
+fn a_broken_mesh_refuses_all_traffic_whatever_policies_let_in() {
+    let spec = |spec: &str| format!("{{apiVersion: culvert.dev/v1alpha1, kind: Mesh, spec: {spec}}}");
+    let (good, broken) = (spec("{rootNamespace: root}"), spec("{rootNamespace: root, podCIDR: [10.0.0.0/8]}"));
+    let allow = rules("open", "ALLOW", "[{}]");
+    let flags = MeshOverrides { default_action: Some(ActionDefault::Allow), ..overrides() };
+    let answer = |mesh: &str, before: &Catalog| {
+        let file = File { name: "a.yaml".into(), text: Ok(format!("{mesh}\n---\n{allow}")) };
+        let (catalog, _) = Catalog::read(&[file], before);
+        let state = assemble(&catalog, &flags, &BTreeMap::new()).state;
+        let mut settings = culvert_policy::MeshSettings::new(culvert_policy::TrustDomains::new("cluster.local", []));
+        settings.root_namespace = state.mesh.root_namespace.clone();
+        let labels = BTreeMap::new();
+        let refusals = ["shop", "root", "other"].map(|namespace| {
+            let subject = culvert_policy::Subject { namespace, labels: &labels };
+            let set = culvert_policy::RuleSet::compile(subject, &settings, state.authorization.values(), []);
+            set.invalid().map(|(name, text)| format!("{name}: {text}")).collect::<Vec<_>>().concat()
+        });
+        (refusals, catalog)
+    };
+    let refused = |root: &str| format!("{root}/Mesh: the Mesh has errors and has no last good version");
+    let (open, catalog) = answer(&good, &Catalog::default());
+    assert_eq!(open, [""; 3]);
+    assert_eq!(answer(&broken, &catalog).0, [""; 3], "its last good version holds");
+    let (closed, catalog) = answer(&broken, &Catalog::default());
+    assert_eq!(closed, [(); 3].map(|()| refused("root")));
+    assert_eq!(answer(&broken.replace("root,", "R,"), &catalog).0, [(); 3].map(|()| refused("istio-system")));
+    assert_eq!(answer(&good, &catalog).0, [""; 3], "mended");
+}
+
+#[test]
 fn a_service_without_selector_has_no_pods_and_one_of_another_namespace_neither() {
     let text = pod("shop", "web", ", labels: {app: web}", "", "podIP: 10.0.0.1")
         + "---\n{apiVersion: v1, kind: Service, metadata: {name: bare, namespace: shop}, \
@@ -381,4 +411,46 @@ fn a_rule_without_effect_is_warned_of_with_the_one_that_makes_it_so() {
         ]
     );
     assert_eq!(assembly.state.authorization.len(), 2);
+}
+
+#[test]
+fn of_many_names_that_nobody_has_the_first_are_told() {
+    let names: Vec<String> = (0..150).map(|n| format!("nowhere{n}")).collect();
+    let text = rules("p", "ALLOW", &format!("[{{from: [{{source: {{namespaces: [{}]}}}}]}}]", names.join(", ")));
+    let assembly = put_together(&text, &BTreeMap::new());
+    let count = |reason: &str| assembly.complaints.iter().filter(|c| c.reason == reason).count();
+    assert_eq!((count("unknown_namespace"), count("not_all_compared")), (100, 1));
+    let rest = assembly.complaints.iter().find(|c| c.reason == "not_all_compared").unwrap();
+    assert_eq!((rest.severity, rest.object.as_ref().unwrap().name.as_str()), (Severity::Info, "p"));
+}
+
+#[test]
+fn the_comparison_of_names_is_bounded_and_says_so() {
+    let namespaces: String = (0..1100)
+        .map(|n| format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: place{n}}}}}\n---\n"))
+        .collect();
+    let strangers: Vec<String> = (0..90).map(|n| format!("stranger{n}")).collect();
+    let policies: String = (0..12)
+        .map(|n| {
+            let source = format!("[{{from: [{{source: {{namespaces: [{}]}}}}]}}]", strangers.join(", "));
+            rules(&format!("p{n:02}"), "ALLOW", &source) + "---\n"
+        })
+        .collect();
+    let assembly = put_together(&(namespaces + &policies), &BTreeMap::new());
+    let of = |name: &str, reason: &str| {
+        let own = |c: &&Complaint| c.object.as_ref().is_some_and(|key| key.name == name) && c.reason == reason;
+        assembly.complaints.iter().filter(own).count()
+    };
+    assert_eq!((of("p00", "unknown_namespace"), of("p00", "not_all_compared")), (90, 0));
+    assert_eq!(assembly.complaints.iter().filter(|c| c.reason == "not_all_compared").count(), 1);
+    assert_eq!(of("p10", "not_all_compared"), 1);
+    assert_eq!(of("p11", "unknown_namespace"), 0, "behind the one at which it stopped");
+}
+
+#[test]
+fn of_many_rules_without_effect_the_first_are_told() {
+    let many: Vec<&str> = std::iter::repeat_n("{from: [{source: {namespaces: [shop]}}]}", 140).collect();
+    let assembly = put_together(&rules("p", "ALLOW", &format!("[{}]", many.join(", "))), &BTreeMap::new());
+    let count = |reason: &str| assembly.complaints.iter().filter(|c| c.reason == reason).count();
+    assert_eq!((count("shadowed_rule"), count("and_more")), (100, 1));
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{
     Catalog, File, Held, Standing,
-    header::{Header, header, items, put_default_namespace},
+    header::{Header, MESH, Meant, header, items, put_default_namespace},
 };
 use crate::{
     complaint::{Complaint, Severity},
@@ -20,6 +20,7 @@ use crate::{
 };
 
 const NAME_REMEDY: &str = "give it a name, in quotes where YAML takes it for something else (y, no, 1)";
+const NAMESPACE_REMEDY: &str = "write the namespace in quotes, or leave it out for \"default\"";
 
 pub(super) fn gather(files: &[File], previous: &Catalog) -> (Catalog, Vec<Complaint>) {
     let mut order: Vec<&File> = files.iter().collect();
@@ -98,13 +99,14 @@ impl<'p> Pass<'p> {
                 }
                 self.read_object(origin, key, value);
             }
-            Header::Foreign { api_version, kind, meant: Some(meant) } => {
-                let text = format!("kind {kind} ({api_version}) is not read: this policy is not in force");
-                let version = meant.api_versions().first().copied().unwrap_or_default();
-                let remedy = format!("did you mean kind {} of apiVersion {version}?", meant.as_str());
-                self.complain(origin, None, Severity::Error, "kind_misspelt", &text, &remedy);
+            Header::Misspelt { meant, api_version, kind } => {
+                let text = format!("kind {kind} ({api_version}) is not read");
+                let version = meant.kind.api_versions().first().copied().unwrap_or_default();
+                let remedy = format!("did you mean kind {} of apiVersion {version}?", meant.kind.as_str());
+                self.damage(origin, "kind_misspelt", text.clone(), &remedy);
+                self.note_unreadable(origin, meant, &text);
             }
-            Header::Foreign { api_version, kind, meant: None } => {
+            Header::Foreign { api_version, kind } => {
                 self.ignored.entry((api_version, kind)).or_insert_with(|| (origin.clone(), 0)).1 += 1;
             }
             Header::UnknownVersion { key, api_version } => {
@@ -113,13 +115,23 @@ impl<'p> Pass<'p> {
                 self.complain(origin, Some(&key), Severity::Error, "unknown_version", &text, &remedy);
                 self.unreadable.insert(key, (origin.clone(), text));
             }
-            Header::Nameless { kind, namespace } => {
-                let text = format!("a {} whose metadata.name is missing or not a string", kind.as_str());
+            Header::Nameless(meant) => {
+                let text = format!("a {} whose metadata.name is missing or not a string", meant.kind.as_str());
                 self.damage(origin, "no_name", text.clone(), NAME_REMEDY);
-                self.note_unreadable(origin, kind, namespace, None, &text);
+                self.note_unreadable(origin, meant, &text);
             }
-            Header::Nothing(text) => {
-                self.damage(origin, "not_an_object", text.to_owned(), "write apiVersion, kind and metadata.name");
+            Header::NamespaceUnclear(meant) => {
+                let what = meant.kind.as_str();
+                let called = meant.name.as_deref().map(|name| format!(" {name}")).unwrap_or_default();
+                let text = format!("{what}{called}: metadata.namespace is not a string: it is in no namespace");
+                self.damage(origin, "bad_namespace", text.clone(), NAMESPACE_REMEDY);
+                self.note_unreadable(origin, meant, &text);
+            }
+            Header::Nothing { why, meant } => {
+                self.damage(origin, "not_an_object", why.to_owned(), "write apiVersion, kind and metadata.name");
+                if let Some(meant) = meant {
+                    self.note_unreadable(origin, meant, why);
+                }
             }
         }
     }
@@ -166,14 +178,14 @@ impl<'p> Pass<'p> {
     /// The last good version, or the closed stand-in where the kind has one, or nothing.
     fn fall_back(&mut self, origin: &Origin, key: ObjectKey, stand_in: Option<Object>) {
         let (held, text) = if let Some(held) = self.last_good(&key) {
-            (Some(held), "its last good version stays in force")
+            (Some(held), "its last good version stays in force".to_owned())
         } else if let Some(object) = stand_in {
-            let held = Held { origin: origin.clone(), object, standing: Standing::Invalid, value: None };
-            (Some(held), closed_text(key.kind))
+            let text = closed_text(&object);
+            (Some(Held { origin: origin.clone(), object, standing: Standing::Invalid, value: None }), text)
         } else {
-            (None, "it is left out: it has no last good version")
+            (None, "it is left out: it has no last good version".to_owned())
         };
-        self.complain(origin, Some(&key), Severity::Info, "fallback", text, "");
+        self.complain(origin, Some(&key), Severity::Info, "fallback", &text, "");
         if let Some(held) = held {
             self.held.insert(key, held);
         }
@@ -190,14 +202,15 @@ impl<'p> Pass<'p> {
         self.damage(&at, "not_yaml", text, "the other documents of the file are read");
         if let Some(kind) = broken.kind.as_deref().and_then(ObjectKind::of) {
             let namespace = broken.namespace.unwrap_or_else(|| "default".to_owned());
-            self.note_unreadable(origin, kind, namespace, broken.name, "its YAML cannot be read");
+            self.note_unreadable(origin, Meant { kind, namespace, name: broken.name }, "its YAML cannot be read");
         }
     }
 
-    fn note_unreadable(&mut self, origin: &Origin, kind: ObjectKind, ns: String, name: Option<String>, why: &str) {
-        let namespace = if kind.namespaced() { ns } else { String::new() };
+    fn note_unreadable(&mut self, origin: &Origin, meant: Meant, why: &str) {
+        let Meant { kind, namespace, name } = meant;
+        let namespace = if kind.namespaced() { namespace } else { String::new() };
         let name = match kind {
-            ObjectKind::Mesh => "mesh".to_owned(),
+            ObjectKind::Mesh => MESH.to_owned(),
             _ => name.unwrap_or_else(|| format!("unnamed-{}-{}", origin.file, origin.line)),
         };
         self.unreadable.insert(ObjectKey { kind, namespace, name }, (origin.clone(), why.to_owned()));
@@ -263,12 +276,8 @@ impl<'p> Pass<'p> {
     }
 }
 
-pub(super) fn closed_text(kind: ObjectKind) -> &'static str {
-    match kind {
-        ObjectKind::Mesh => "until it is mended defaultMode is STRICT and defaultAction is DENY",
-        ObjectKind::Namespace => "until it is mended its pods count as enrolled",
-        _ => "until it is mended it refuses everything that it selects",
-    }
+pub(super) fn closed_text(stand_in: &Object) -> String {
+    format!("until it is mended {}", stand_in.while_broken())
 }
 
 pub(super) fn complaint(origin: &Origin, key: &ObjectKey, note: Note) -> Complaint {

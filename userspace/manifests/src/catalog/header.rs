@@ -9,8 +9,8 @@ use crate::{
 
 /// The namespace of what does not say one.
 const DEFAULT_NAMESPACE: &str = "default";
-/// There is one Mesh, whatever it is called.
-const MESH: &str = "mesh";
+/// There is one Mesh. In files it may be called anything; an API server can have several, and this one is meant.
+pub(super) const MESH: &str = "mesh";
 
 /// What a value is.
 #[derive(Debug)]
@@ -18,52 +18,106 @@ pub(super) enum Header {
     /// An object of a kind that is read. `defaulted`: it had no namespace and got `default`.
     Ours { key: ObjectKey, defaulted: bool },
     /// An object of another kind.
-    Foreign {
-        api_version: String,
-        kind: String,
-        /// A policy, most likely, with a slip in its kind or its group.
-        meant: Option<ObjectKind>,
-    },
+    Foreign { api_version: String, kind: String },
+    /// What closes something, most likely, with a slip in its kind or its group.
+    Misspelt { meant: Meant, api_version: String, kind: String },
     /// Ours by its group, but in a version that nobody knows.
     UnknownVersion { key: ObjectKey, api_version: String },
     /// Ours, but it has no name.
-    Nameless { kind: ObjectKind, namespace: String },
-    /// Not an object.
-    Nothing(&'static str),
+    Nameless(Meant),
+    /// Ours, but its namespace is something else than a text.
+    NamespaceUnclear(Meant),
+    /// Not an object; `meant` where one can be guessed.
+    Nothing { why: &'static str, meant: Option<Meant> },
+}
+
+/// As much of an object's key as can be told.
+#[derive(Debug)]
+pub(super) struct Meant {
+    pub(super) kind: ObjectKind,
+    /// `default` where none is written.
+    pub(super) namespace: String,
+    pub(super) name: Option<String>,
+}
+
+impl Meant {
+    fn of(kind: ObjectKind, value: &Value) -> Self {
+        let namespace = match metadata(value, "namespace") {
+            _ if !kind.namespaced() => String::new(),
+            Some(Value::String(text)) => text.clone(),
+            // What people write without quotes where YAML takes it for something else.
+            Some(other @ (Value::Number(_) | Value::Bool(_))) => other.to_string(),
+            _ => DEFAULT_NAMESPACE.to_owned(),
+        };
+        let name = match (kind, metadata(value, "name").and_then(Value::as_str)) {
+            (ObjectKind::Mesh, _) => Some(MESH),
+            (_, name) => name,
+        };
+        Self { kind, namespace, name: name.map(str::to_owned) }
+    }
 }
 
 pub(super) fn header(value: &Value) -> Header {
     let text = |key: &str| value.get(key).and_then(Value::as_str);
     let (Some(api_version), Some(kind)) = (text("apiVersion"), text("kind")) else {
-        return Header::Nothing(if value.is_object() { "apiVersion or kind is missing" } else { "not an object" });
+        let meant = text("kind").and_then(ObjectKind::of).map(|kind| Meant::of(kind, value));
+        return Header::Nothing {
+            why: if value.is_object() { "apiVersion or kind is missing" } else { "not an object" },
+            meant,
+        };
     };
     let ours =
         ObjectKind::of(kind).filter(|kind| kind.api_versions().iter().any(|known| group(known) == group(api_version)));
     let Some(kind) = ours else {
-        let meant = meant(api_version, kind);
-        return Header::Foreign { api_version: api_version.to_owned(), kind: kind.to_owned(), meant };
+        let (api_version, kind) = (api_version.to_owned(), kind.to_owned());
+        return match misspelt(&api_version, &kind) {
+            Some(meant) => Header::Misspelt { meant: Meant::of(meant, value), api_version, kind },
+            None => Header::Foreign { api_version, kind },
+        };
     };
-    let metadata = |key: &str| value.get("metadata")?.get(key)?.as_str().filter(|text| !text.is_empty());
-    let namespace = if kind.namespaced() { metadata("namespace").unwrap_or(DEFAULT_NAMESPACE) } else { "" };
-    let name = match (kind, metadata("name")) {
-        (ObjectKind::Mesh, _) => MESH,
-        (_, Some(name)) => name,
-        (_, None) => return Header::Nameless { kind, namespace: namespace.to_owned() },
+    let meant = Meant::of(kind, value);
+    let namespace = metadata(value, "namespace");
+    if kind.namespaced() && namespace.is_some_and(|namespace| !namespace.is_string()) {
+        return Header::NamespaceUnclear(meant);
+    }
+    let Meant { namespace: place, name: Some(name), .. } = meant else {
+        return Header::Nameless(meant);
     };
-    let key = ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() };
+    let key = ObjectKey { kind, namespace: place, name };
     if !kind.api_versions().contains(&api_version) {
         return Header::UnknownVersion { key, api_version: api_version.to_owned() };
     }
-    Header::Ours { key, defaulted: kind.namespaced() && metadata("namespace").is_none() }
+    Header::Ours { key, defaulted: kind.namespaced() && namespace.is_none() }
 }
 
-/// The kind of policy that somebody meant who slipped in its kind or its group. A policy that goes unread leaves open what it
-/// should close.
-fn meant(api_version: &str, kind: &str) -> Option<ObjectKind> {
-    let policies = [ObjectKind::AuthorizationPolicy, ObjectKind::PeerAuthentication, ObjectKind::RequestAuthentication];
-    nearest(&group(api_version), &[culvert_policy::istio::GROUP])?;
-    let near = nearest(kind, &policies.map(ObjectKind::as_str))?;
-    policies.into_iter().find(|policy| policy.as_str() == near)
+/// A member of `metadata` that says anything.
+fn metadata<'v>(value: &'v Value, key: &str) -> Option<&'v Value> {
+    let says = |member: &&Value| !member.is_null() && member.as_str() != Some("");
+    value.get("metadata")?.get(key).filter(says)
+}
+
+/// The kind that somebody meant who slipped in its kind or its group, of those that go unread at a price: what they should
+/// close stays open.
+fn misspelt(api_version: &str, kind: &str) -> Option<ObjectKind> {
+    const CLOSING: [ObjectKind; 5] = [
+        ObjectKind::AuthorizationPolicy,
+        ObjectKind::PeerAuthentication,
+        ObjectKind::RequestAuthentication,
+        ObjectKind::Mesh,
+        ObjectKind::Namespace,
+    ];
+    let near = nearest(kind, &CLOSING.map(ObjectKind::as_str))?;
+    let meant = CLOSING.into_iter().find(|known| known.as_str() == near)?;
+    let group = group(api_version);
+    let part_of = |word: &str| group.split('.').any(|part| part == word);
+    let its_own = match meant {
+        ObjectKind::Namespace => group.is_empty(),
+        ObjectKind::Mesh => part_of("culvert") || nearest(&group, &["culvert.dev"]).is_some(),
+        _ => part_of("istio") || nearest(&group, &[culvert_policy::istio::GROUP]).is_some(),
+    };
+    // No kind of Kubernetes' own is called so.
+    let of_no_group = group.is_empty() && kind.eq_ignore_ascii_case(near);
+    (its_own || of_no_group).then_some(meant)
 }
 
 /// The group of an `apiVersion`, also where the version was forgotten.
@@ -72,12 +126,21 @@ fn group(api_version: &str) -> String {
     group.or_else(|| api_version.contains('.').then_some(api_version)).unwrap_or_default().to_owned()
 }
 
-/// The key of an object that is ours.
-pub(crate) fn key_of(value: &Value) -> Option<ObjectKey> {
+/// The key of an object that is ours, as files have it.
+pub(super) fn key_in_files(value: &Value) -> Option<ObjectKey> {
     match header(value) {
         Header::Ours { key, .. } => Some(key),
         _ => None,
     }
+}
+
+/// The key of an object that is ours, as an API server has it: there a Mesh of another name is another object.
+pub(crate) fn key_of(value: &Value) -> Option<ObjectKey> {
+    let mut key = key_in_files(value)?;
+    if key.kind == ObjectKind::Mesh {
+        key.name = metadata(value, "name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    }
+    Some(key)
 }
 
 /// Writes the namespace into an object that has none.
@@ -94,8 +157,16 @@ pub(super) fn items(mut value: Value) -> Vec<Value> {
     let kind = value.get("kind").and_then(Value::as_str).and_then(|kind| kind.strip_suffix("List")).map(str::to_owned);
     let api_version = value.get("apiVersion").cloned();
     let list = value.get_mut("items").map(Value::take);
-    let (Some(kind), Some(Value::Array(items))) = (kind, list) else {
+    let (Some(kind), Some(list)) = (kind, list) else {
         return vec![value];
+    };
+    let items = match list {
+        Value::Array(items) => items,
+        // As Go writes a list without items.
+        Value::Null => Vec::new(),
+        // One item that should have been a list of one, or nothing that makes sense.
+        item if kind.is_empty() || ObjectKind::of(&kind).is_some() => vec![item],
+        _ => return vec![value],
     };
     let named = |mut item: Value| {
         if let (Some(object), false) = (item.as_object_mut(), kind.is_empty()) {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{
     Catalog, Held, Standing,
     gather::{closed_text, complaint},
-    header::{Header, header},
+    header::{MESH, key_of},
 };
 use crate::{
     complaint::{Complaint, Severity},
@@ -41,12 +41,15 @@ impl Catalog {
     }
 
     /// Puts the present version of an object in. What is broken keeps its last good version; without one it is closed
-    /// or left out, as in files. `None`: not an object of a kind that is read.
+    /// or left out, as in files. A Mesh of another name than `mesh` changes nothing. `None`: not an object of a kind that is
+    /// read.
     pub fn put(&mut self, value: &Value) -> Option<(ObjectKey, Vec<Complaint>)> {
-        let Header::Ours { key, .. } = header(value) else {
-            return None;
-        };
+        let key = key_of(value)?;
         let origin = Origin { file: ORIGIN.to_owned(), line: 0 };
+        if key.kind == ObjectKind::Mesh && key.name != MESH {
+            let complaint = other_mesh(origin, &key);
+            return Some((key, vec![complaint]));
+        }
         let reading = kinds::read(&key, value);
         let notes = reading.notes.into_iter().filter(|note| !moot(key.kind, note));
         let mut complaints: Vec<Complaint> = notes.map(|note| complaint(&origin, &key, note)).collect();
@@ -66,7 +69,7 @@ impl Catalog {
                     severity: Severity::Info,
                     field: String::new(),
                     reason: "fallback",
-                    text: text.to_owned(),
+                    text,
                     remedy: String::new(),
                 });
             }
@@ -79,23 +82,37 @@ impl Catalog {
         self.held.remove(key).is_some()
     }
 
-    fn fall_back(&mut self, key: &ObjectKey, origin: &Origin, stand_in: Option<kinds::Object>) -> &'static str {
+    fn fall_back(&mut self, key: &ObjectKey, origin: &Origin, stand_in: Option<kinds::Object>) -> String {
         if let Some(held) = self.held.get(key).filter(|held| held.standing != Standing::Invalid) {
             let held = Held { standing: Standing::LastGood, ..(**held).clone() };
             self.held.insert(key.clone(), Arc::new(held));
-            return "its last good version stays in force";
+            return "its last good version stays in force".to_owned();
         }
         match stand_in {
             Some(object) => {
+                let text = closed_text(&object);
                 let held = Held { origin: origin.clone(), object, standing: Standing::Invalid, value: None };
                 self.held.insert(key.clone(), Arc::new(held));
-                closed_text(key.kind)
+                text
             }
             None => {
                 self.held.remove(key);
-                "it is left out: it has no last good version"
+                "it is left out: it has no last good version".to_owned()
             }
         }
+    }
+}
+
+/// Were it taken for the Mesh, deleting it would take away what the Mesh says.
+fn other_mesh(origin: Origin, key: &ObjectKey) -> Complaint {
+    Complaint {
+        origin,
+        object: Some(key.clone()),
+        severity: Severity::Error,
+        field: "metadata.name".to_owned(),
+        reason: "mesh_name",
+        text: format!("there is one Mesh, and it is called {MESH:?}: this one is not read"),
+        remedy: format!("write its spec into the Mesh {MESH:?} and delete this one"),
     }
 }
 

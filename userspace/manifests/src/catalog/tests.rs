@@ -250,6 +250,8 @@ fn each_mistake_in_mesh_and_node_has_its_field_and_its_word() {
         (mesh("rootNamespace: ''"), "error bad_name spec.rootNamespace"),
         (mesh("podCIDRs: [10.0.0.0]"), "error bad_cidr spec.podCIDRs[0]"),
         (mesh("podCidrs: [10.0.0.0/8]"), "error unknown_field spec.podCidrs"),
+        (mesh("}, defaultMode: STRICT, status: {"), "error unknown_field defaultMode"),
+        ("{apiVersion: culvert.dev/v1alpha1, kind: Mesh, specs: {}}".to_owned(), "error unknown_field specs"),
         (node("spec: {podCIDR: 10.0.0.0/24}, status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}"), ""),
         (node("spec: {podCIDRs: [x]}"), "error bad_cidr spec.podCIDRs[0]"),
         (
@@ -311,10 +313,84 @@ fn a_policy_with_a_slip_in_its_kind_or_group_is_not_passed_over_like_a_kind_of_o
     }
     for (version, kind) in [
         ("policy.linkerd.io/v1alpha1", "AuthorizationPolicy"),
+        ("kuma.io/v1alpha1", "Mesh"),
+        ("appmesh.k8s.aws/v1beta2", "Mesh"),
+        ("v1", "Test"),
+        ("security.istio.io/v1", "Namespace"),
         ("networking.istio.io/v1", "DestinationRule"),
         ("batch/v1", "Job"),
     ] {
         assert_eq!(said(&object(version, kind)), ["info kind_ignored"], "{version} {kind}");
+    }
+}
+
+#[test]
+fn a_slip_in_kind_or_group_keeps_the_last_good_version_and_else_closes() {
+    let mesh = "{apiVersion: culvert.dev/v1alpha1, kind: Mesh, metadata: {name: x}, spec: {defaultMode: STRICT}}";
+    let namespace = "{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {culvert.dev/enroll: 'true'}}}";
+    let policy = "AuthorizationPolicy shop/p";
+    let table = [
+        (POLICY, "kind: AuthorizationPolicy", "kind: AuthorizationPolicys", policy),
+        (POLICY, "security.istio.io", "security.istio.oi", policy),
+        (POLICY, "security.istio.io", "networking.istio.io", policy),
+        (POLICY, "security.istio.io/v1", "v1", policy),
+        (mesh, "kind: Mesh", "kind: mesh", "Mesh mesh"),
+        (mesh, "kind: Mesh", "kind: Mash", "Mesh mesh"),
+        (mesh, "culvert.dev", "culvert.io", "Mesh mesh"),
+        (mesh, "culvert.dev/v1alpha1", "v1alpha1", "Mesh mesh"),
+        (namespace, "kind: Namespace", "kind: namespace", "Namespace shop"),
+    ];
+    for (good, right, wrong, key) in table {
+        let bad = good.replace(right, wrong);
+        let (catalog, complaints) = after(good, &bad);
+        assert_eq!(said(&complaints), ["error kind_misspelt"], "{wrong}");
+        assert_eq!(standing(&catalog, key), Some(Standing::LastGood), "{wrong}");
+        assert_eq!(standing(&read(&bad).0, key), Some(Standing::Invalid), "{wrong}");
+    }
+}
+
+#[test]
+fn a_policy_without_version_closes_its_namespace() {
+    let bad = POLICY.replace("apiVersion: security.istio.io/v1\n", "");
+    let (catalog, complaints) = read(&bad);
+    assert_eq!(said(&complaints), ["error not_an_object"]);
+    assert_eq!(standing(&catalog, "AuthorizationPolicy shop/p"), Some(Standing::Invalid));
+    assert_eq!(standing(&after(POLICY, &bad).0, "AuthorizationPolicy shop/p"), Some(Standing::LastGood));
+}
+
+#[test]
+fn a_namespace_that_is_no_text_moves_nothing_to_another_one() {
+    for (written, closed) in [("123", "123"), ("true", "true"), ("[shop]", "default"), ("{a: b}", "default")] {
+        let bad = POLICY.replace("namespace: shop", &format!("namespace: {written}"));
+        let (catalog, complaints) = read(&bad);
+        assert_eq!(said(&complaints), ["error bad_namespace"], "{written}");
+        let stand_in = format!("AuthorizationPolicy {closed}/p");
+        assert_eq!(standing(&catalog, &stand_in), Some(Standing::Invalid), "{written}");
+        let (catalog, _) = after(POLICY, &bad);
+        assert_eq!(standing(&catalog, "AuthorizationPolicy shop/p"), Some(Standing::LastGood), "{written}");
+    }
+    let (catalog, complaints) = read(&POD.replace("namespace: shop", "namespace: 7"));
+    assert_eq!((said(&complaints), catalog.is_empty()), (vec!["error bad_namespace".to_owned()], true));
+    for absent in ["~", "''"] {
+        let (catalog, complaints) = read(&POLICY.replace("namespace: shop", &format!("namespace: {absent}")));
+        assert_eq!(said(&complaints), ["info no_namespace"], "{absent}");
+        assert_eq!(standing(&catalog, "AuthorizationPolicy default/p"), Some(Standing::Fresh), "{absent}");
+    }
+}
+
+#[test]
+fn what_stands_for_a_broken_policy_is_said_as_it_is() {
+    let table = [
+        ("action: DENI", "it refuses everything that it selects"),
+        ("action: AUDIT\n  rule: 1", "it only marks, and refuses nothing"),
+        ("action: AUDIT\n  provider: {name: x}", "it refuses everything that it selects"),
+        ("targetRefs: [{kind: Service, name: x}]\n  rule: 1", "it is a waypoint's business and refuses nothing here"),
+    ];
+    for (spec, expected) in table {
+        let bad = POLICY.replace("  selector: {matchLabels: {app: web}}\n", "").replace("action: DENY", spec);
+        let (_, complaints) = read(&bad);
+        let text = complaints.iter().find(|c| c.reason == "fallback").map(|c| c.text.as_str());
+        assert_eq!(text, Some(format!("until it is mended {expected}").as_str()), "{spec}");
     }
 }
 
@@ -339,6 +415,22 @@ fn lists_are_opened() {
     assert_eq!(said(&complaints), Vec::<String>::new());
     let names: Vec<String> = catalog.objects().map(|(key, _)| key.to_string()).collect();
     assert_eq!(names, ["Namespace shop", "Node n1", "Node n2"]);
+}
+
+#[test]
+fn items_that_are_no_list_are_none_or_one_and_never_passed_over() {
+    let item = "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}";
+    for (list, expected, names) in [
+        ("{apiVersion: v1, kind: List, items: ~}".to_owned(), "", 0),
+        ("{apiVersion: v1, kind: PodList, items: ~}".to_owned(), "", 0),
+        (format!("{{apiVersion: v1, kind: List, items: {item}}}"), "", 1),
+        ("{apiVersion: v1, kind: NamespaceList, items: {metadata: {name: shop}}}".to_owned(), "", 1),
+        ("{apiVersion: v1, kind: List, items: shop}".to_owned(), "error not_an_object", 0),
+        ("{apiVersion: a.b/v1, kind: AllowList, items: {a: b}}".to_owned(), "info kind_ignored", 0),
+    ] {
+        let (catalog, complaints) = read(&list);
+        assert_eq!((said(&complaints).concat().as_str(), catalog.objects().count()), (expected, names), "{list}");
+    }
 }
 
 #[test]

@@ -51,7 +51,7 @@ const SPEC: &[&str] =
     &["defaultAction", "defaultMode", "podCIDRs", "rootNamespace", "serviceCIDRs", "trustDomain", "trustDomainAliases"];
 
 pub(super) fn read(object: &Fields<'_>) -> MeshObject {
-    let object = object.clone().known(&["apiVersion", "kind", "metadata", "spec"]);
+    let object = object.clone().only(&["apiVersion", "kind", "metadata", "spec", "status"]);
     meta::metadata(&object);
     let spec = object.inner("spec").only(SPEC);
     let aliases = spec.texts("trustDomainAliases").into_iter();

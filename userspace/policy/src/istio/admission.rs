@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Complaint, Kind, Policy, authorization, hints, peer, selector};
-use crate::model::PolicyName;
+use super::{Complaint, Kind, Policy, authorization, complaint, hints, peer, selector};
+use crate::model::{Action, PolicyName};
 
 /// Go's spellings of true and false.
 const TRUE: [&str; 6] = ["1", "t", "T", "TRUE", "true", "True"];
@@ -94,9 +94,10 @@ pub(super) fn policy(kind: Kind, object: &Value) -> Policy {
     }
 }
 
-/// What stands in for an object that is not understood: it selects the same and refuses all of it.
+/// What stands in for an object that is not understood: it selects the same and refuses all of it. `complaints`: all of
+/// them, for one beyond those that people are told may be the one about the selector.
 pub(super) fn stand_in(kind: Kind, object: &Value, complaints: &[Complaint]) -> Policy {
-    let text = complaints.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let text = complaint::shortened(complaints).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     let invalid: Option<Arc<str>> = Some(text.into());
     let wide = selector::read_wide(object.get("spec"), complaints);
     let name: PolicyName = selector::name_of(object);
@@ -104,6 +105,11 @@ pub(super) fn stand_in(kind: Kind, object: &Value, complaints: &[Complaint]) -> 
         Policy::Authorization(mut policy) => {
             (policy.name, policy.selector, policy.invalid) = (name, wide, invalid);
             policy.rules.clear();
+            // What only marks refuses nothing when it is broken, unless it may have been meant for something else.
+            let doubtful = |c: &Complaint| c.field.starts_with("spec.action") || c.field.starts_with("spec.provider");
+            if policy.action == Action::Audit && complaints.iter().any(doubtful) {
+                policy.action = Action::Deny;
+            }
             Policy::Authorization(policy)
         }
         Policy::Authentication(mut policy) => {

@@ -38,12 +38,22 @@ pub(super) fn merge(complaints: &mut Vec<Complaint>) {
     complaints.retain(|complaint| seen.insert((complaint.field.clone(), complaint.code)));
 }
 
+/// Most complaints of one sort that are told of one object.
+const MOST: usize = 100;
+
 /// Whoever has written something wrong a hundred thousand times is not told so a hundred thousand times.
 pub(super) fn shorten(complaints: &mut Vec<Complaint>) {
-    const MOST: usize = 100;
-    let more = complaints.len().saturating_sub(MOST);
-    if more > 0 {
-        complaints.truncate(MOST);
-        complaints.push(Complaint::new("", "and_more", format!("{more} more of this kind"), "mend these first"));
+    if complaints.len() > MOST {
+        *complaints = shortened(complaints);
     }
+}
+
+/// The first of them, and how many more there are.
+pub(super) fn shortened(complaints: &[Complaint]) -> Vec<Complaint> {
+    let mut told: Vec<Complaint> = complaints.iter().take(MOST).cloned().collect();
+    let more = complaints.len() - told.len();
+    if more > 0 {
+        told.push(Complaint::new("", "and_more", format!("{more} more of this kind"), "mend these first"));
+    }
+    told
 }

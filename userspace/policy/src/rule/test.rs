@@ -61,6 +61,18 @@ impl Test {
         }
     }
 
+    /// How many values it has, and how many of them are walked through, one after the other, when one is looked for.
+    /// `written`: how many were written.
+    pub(crate) fn size(&self, written: usize) -> (usize, usize) {
+        match self {
+            Self::Principal(values) | Self::Namespace(values) | Self::TrustDomain(values) => values.size(),
+            Self::Account(accounts) => (accounts.0.len(), 0),
+            Self::SourceIp(blocks) | Self::DestinationIp(blocks) => (blocks.blocks.len(), blocks.blocks.len()),
+            Self::DestinationPort(ports) => (ports.ports.len(), 0),
+            Self::Unseen(_) => (written, written),
+        }
+    }
+
     /// Whether a positive match needs an authenticated identity.
     pub fn is_identity(&self) -> bool {
         matches!(self, Self::Principal(_) | Self::Namespace(_) | Self::Account(_) | Self::TrustDomain(_))

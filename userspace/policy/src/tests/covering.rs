@@ -176,3 +176,21 @@ fn the_work_is_bounded_and_says_so() {
     assert!(!shadows([&policy], &settings(), 40 * 39).incomplete);
     assert!(shadows([&policy], &settings(), 40 * 39 - 1).incomplete);
 }
+
+#[test]
+fn values_that_are_walked_through_are_paid_for_one_by_one() {
+    let rules = |blocks: usize| {
+        let rule = |n: usize| {
+            let blocks: Vec<String> = (0..blocks).map(|i| format!("10.{n}.{i}.0/24")).collect();
+            json!({ "from": [{ "source": { "ipBlocks": blocks } }] })
+        };
+        policy("shop", "p", json!({ "rules": [rule(1), rule(2)] }))
+    };
+    let looked = |policy: AuthorizationPolicy, budget| !shadows([&policy], &settings(), budget).incomplete;
+    assert!(looked(rules(50), 2 * 50 * 51) && !looked(rules(50), 2 * 50 * 51 - 1));
+    // Exact ones are looked up.
+    let accounts: Vec<String> = (0..16).map(|n| format!("shop/a{n}")).collect();
+    let rule = json!({ "from": [{ "source": { "serviceAccounts": accounts } }] });
+    let exact = policy("shop", "p", json!({ "rules": [rule.clone(), rule] }));
+    assert!(looked(exact.clone(), 2 * 16) && !looked(exact, 16 - 1));
+}

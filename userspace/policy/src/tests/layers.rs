@@ -142,6 +142,28 @@ fn audit_marks_and_decides_nothing() {
 }
 
 #[test]
+fn a_broken_audit_policy_refuses_nothing_where_audit_is_what_was_meant() {
+    let answer = |spec: Value| {
+        let Policy::Authorization(stand_in) = rejected(&authorization("broken", spec)).stand_in else {
+            panic!("an AuthorizationPolicy")
+        };
+        let mut world = World::new();
+        world.authorizations.push(stand_in);
+        world.answer(&from("shop/web"))
+    };
+    assert_eq!(answer(json!({ "action": "AUDIT", "rules": [{ "to": [] }] })), "allow");
+    assert_eq!(answer(json!({ "action": "AUDIT", "rule": [] })), "allow");
+    for doubtful in [
+        json!({ "action": "audit", "rules": [{}] }),
+        json!({ "action": ["AUDIT"], "rules": [{}] }),
+        json!({ "action": "AUDIT", "provider": { "name": "x" }, "rules": [{}] }),
+        json!({ "acton": "AUDIT", "rules": [{}] }),
+    ] {
+        assert_eq!(answer(doubtful.clone()), "policy_invalid", "{doubtful}");
+    }
+}
+
+#[test]
 fn an_object_that_is_not_understood_refuses_what_it_selects() {
     let broken = rejected(&authorization(
         "broken",

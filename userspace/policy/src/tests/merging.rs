@@ -84,6 +84,8 @@ fn what_has_no_effect_anywhere_is_told_without_looking_at_workloads() {
     for effective in [&old, &labelled_old, &api, &elsewhere] {
         assert_eq!(why(effective), None, "{}", effective.name);
     }
+    let broken = crate::PeerAuthentication { invalid: Some("broken".into()), ..old.clone() };
+    assert_eq!(without_effect("istio-system", &new, [&broken, &new]), None, "what is broken takes no part");
 }
 
 #[test]

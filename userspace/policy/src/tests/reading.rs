@@ -305,6 +305,23 @@ fn a_hundred_thousand_mistakes_take_no_time_and_are_counted() {
     assert_eq!(warnings.last().map(|last| last.code), Some("and_more"));
 }
 
+/// One complaint beyond those that are told may be the one that says whom the policy concerns.
+#[test]
+fn a_stand_in_tells_the_first_complaints_and_heeds_all() {
+    let blocks: Vec<u8> = vec![1; 1000];
+    let spec = json!({
+        "rules": [{ "from": [{ "source": { "ipBlocks": blocks } }] }],
+        "selector": { "matchLabels": { "app": "web*" } },
+    });
+    let rejected = rejected(&authorization("it", spec));
+    let Policy::Authorization(stand_in) = rejected.stand_in else { panic!("an AuthorizationPolicy") };
+    let text = stand_in.invalid.expect("why");
+    let told: Vec<&str> = text.lines().collect();
+    assert_eq!((told.len(), rejected.complaints.len()), (101, 101));
+    assert!(told.last().is_some_and(|last| last.contains("(and_more)")), "{told:?}");
+    assert_eq!(stand_in.selector, Selector::Namespace);
+}
+
 /// As in Istio's webhook; in a cluster the schema refuses it before.
 #[test]
 fn a_null_target_is_refused_by_the_schema_alone() {

@@ -106,6 +106,20 @@ fn a_peer_authentication_beside_an_older_one_is_not_said_to_be_enforced() {
 }
 
 #[test]
+fn a_broken_older_peer_authentication_overrules_nothing() {
+    let peer = |name: &str, created: &str, mode: &str| {
+        json!({"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
+            "metadata": {"name": name, "namespace": "shop", "creationTimestamp": created}, "spec": {"mtls": {"mode": mode}}})
+    };
+    let mut catalog = catalog(&peer("old", "2024-01-01T00:00:00Z", "STRIKT"));
+    let new = peer("new", "2024-01-02T00:00:00Z", "STRICT");
+    drop(catalog.put(&new));
+    let held = catalog.get(&culvert_manifests::ObjectKey::of(&new).unwrap());
+    let said = judge(held, &[], &Nodes::default(), &state(&catalog));
+    assert_eq!((said.conditions[1].status, said.conditions[1].reason), ("True", "NoWorkloads"));
+}
+
+#[test]
 fn rules_that_l4_takes_otherwise_are_named_by_number_and_field() {
     let rules = json!([
         {"from": [{"source": {"namespaces": ["shop"]}}]},
@@ -134,7 +148,18 @@ fn what_is_refused_or_no_layers_is_said_so() {
     let invalid = said(&policy(json!({"action": "DENY"})), &["n1", "n2"]);
     assert_eq!(short(&invalid), [("False", "Invalid"), ("False", "Invalid")]);
     assert!(invalid.conditions[1].message.contains("refuses everything"), "{}", invalid.conditions[1].message);
+    let mut dry_run = policy(json!({"action": "DENY"}));
+    dry_run["metadata"]["annotations"] = json!({"istio.io/dry-run": "true"});
     let targets = json!([{"group": "", "kind": "Service", "name": "web"}]);
+    for (broken, holds) in [
+        (dry_run, "it is a dry run and refuses nothing"),
+        (policy(json!({"action": "AUDIT", "rule": []})), "it only marks, and refuses nothing"),
+        (policy(json!({"targetRefs": targets, "rule": []})), "refuses nothing here"),
+    ] {
+        let said = said(&broken, &["n1", "n2"]);
+        assert_eq!(short(&said)[1], ("False", "Invalid"), "{broken}");
+        assert!(said.conditions[1].message.contains(holds), "{}", said.conditions[1].message);
+    }
     assert_eq!(short(&said(&policy(json!({"targetRefs": targets, "rules": [{}]})), &[]))[1], ("False", "NoL7Layer"));
     let tokens = json!({"apiVersion": "security.istio.io/v1", "kind": "RequestAuthentication",
         "metadata": {"name": "p", "namespace": "shop"}, "spec": {}});

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use culvert_policy::{How, MeshSettings, PolicyName, Selector, Subject, TrustDomains, shadows};
+use culvert_policy::{How, MeshSettings, PolicyName, Selector, Shadowed, Subject, TrustDomains, shadows};
 use culvert_workload::Workload;
 
 use super::{
     super::{State, View},
-    names,
+    MOST, NOT_ALL, names,
 };
 use crate::{
     complaint::Severity,
@@ -16,8 +16,8 @@ use crate::{
     object::{ObjectKey, ObjectKind},
 };
 
-/// Most pairs of rules that are compared when looking for shadowed ones.
-const PAIRS: usize = 200_000;
+/// Most values of rules that are compared when looking for shadowed ones.
+const VALUES: usize = 2_000_000;
 
 pub(super) fn check(view: &mut View<'_>, state: &State) {
     let settings = settings(state);
@@ -66,33 +66,45 @@ fn selectors(view: &mut View<'_>, state: &State, settings: &MeshSettings) {
 }
 
 fn shadowed(view: &mut View<'_>, state: &State, settings: &MeshSettings) {
-    let found = shadows(state.authorization.values(), settings, PAIRS);
+    let found = shadows(state.authorization.values(), settings, VALUES);
+    let mut of_policies: BTreeMap<PolicyName, Vec<Shadowed>> = BTreeMap::new();
     for shadowed in found.rules {
-        let PolicyName { namespace, name } = &shadowed.rule.policy;
-        let Some(held) = view.get(ObjectKind::AuthorizationPolicy, namespace, name) else {
+        of_policies.entry(shadowed.rule.policy.clone()).or_default().push(shadowed);
+    }
+    for (name, rules) in of_policies {
+        let kind = ObjectKind::AuthorizationPolicy;
+        let Some(held) = view.get(kind, &name.namespace, &name.name) else {
             continue;
         };
-        let key = ObjectKey {
-            kind: ObjectKind::AuthorizationPolicy,
-            namespace: namespace.to_string(),
-            name: name.to_string(),
-        };
-        let other = if shadowed.by.policy == shadowed.rule.policy {
-            format!("spec.rules[{}]", shadowed.by.rule)
-        } else {
-            format!("spec.rules[{}] of {}", shadowed.by.rule, shadowed.by.policy)
-        };
-        let (text, remedy) = match shadowed.how {
-            How::Repeated => (format!("{other} says as much already: this rule changes nothing"), "remove one of them"),
-            How::Refused => {
-                (format!("{other} denies whatever this rule lets in: it lets nothing in"), "narrow one of them")
-            }
-        };
-        let field = format!("spec.rules[{}]", shadowed.rule.rule);
-        view.complain(Severity::Warning, Some((&key, held)), &field, "shadowed_rule", text, remedy);
+        let key = ObjectKey { kind, namespace: name.namespace.to_string(), name: name.name.to_string() };
+        let at = Some((&key, held));
+        for shadowed in rules.iter().take(MOST) {
+            let field = format!("spec.rules[{}]", shadowed.rule.rule);
+            let (text, remedy) = said(shadowed);
+            view.complain(Severity::Warning, at, &field, "shadowed_rule", text, remedy);
+        }
+        let more = rules.len().saturating_sub(MOST);
+        if more > 0 {
+            let text = format!("{more} more of its rules change nothing");
+            view.complain(Severity::Info, at, "spec.rules", "and_more", text, "mend these first");
+        }
     }
     if found.incomplete {
-        let text = format!("there are more than {PAIRS} pairs of rules: not all were looked at for shadowed ones");
-        view.complain(Severity::Info, None, "", "not_all_compared", text, "");
+        let text = format!("more than {VALUES} values of rules to compare: not all were looked at for shadowed rules");
+        view.complain(Severity::Info, None, "", NOT_ALL, text, "");
+    }
+}
+
+fn said(shadowed: &Shadowed) -> (String, &'static str) {
+    let other = if shadowed.by.policy == shadowed.rule.policy {
+        format!("spec.rules[{}]", shadowed.by.rule)
+    } else {
+        format!("spec.rules[{}] of {}", shadowed.by.rule, shadowed.by.policy)
+    };
+    match shadowed.how {
+        How::Repeated => (format!("{other} says as much already: this rule changes nothing"), "remove one of them"),
+        How::Refused => {
+            (format!("{other} denies whatever this rule lets in: it lets nothing in"), "narrow one of them")
+        }
     }
 }

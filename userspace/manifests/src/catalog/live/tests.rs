@@ -98,6 +98,27 @@ fn a_broken_object_keeps_its_last_good_version_and_never_touches_others() {
 }
 
 #[test]
+fn a_mesh_of_another_name_neither_replaces_the_mesh_nor_takes_it_away() {
+    let mesh = |name: &str, spec: Value| json!({"apiVersion": "culvert.dev/v1alpha1", "kind": "Mesh", "metadata": {"name": name}, "spec": spec});
+    let mut catalog = cluster();
+    assert_eq!(put(&mut catalog, mesh("mesh", json!({"defaultMode": "STRICT", "defaultAction": "DENY"}))), [""; 0]);
+    let before = catalog.clone();
+    let other = mesh("other", json!({"defaultMode": "PERMISSIVE", "defaultAction": "ALLOW"}));
+    let (key, complaints) = catalog.put(&other).unwrap();
+    assert_eq!(
+        complaints.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [
+            "error: kubernetes: Mesh other: metadata.name: there is one Mesh, and it is called \"mesh\": this one is not \
+             read; write its spec into the Mesh \"mesh\" and delete this one [mesh_name]"
+        ]
+    );
+    assert_eq!((&catalog, ObjectKey::of(&other)), (&before, Some(key.clone())));
+    assert!(!catalog.remove(&key));
+    assert_eq!(catalog, before, "what the Mesh says stays");
+    assert!(catalog.remove(&ObjectKey::of(&mesh("mesh", json!({}))).unwrap()));
+}
+
+#[test]
 fn a_pod_of_a_namespace_that_is_not_known_yet_is_left_out() {
     let mut catalog = Catalog::of_api_server(Live::default());
     put(&mut catalog, pod("web", "10.244.0.2"));
