@@ -244,7 +244,9 @@ async fn by_hand(pause: Duration, make: impl FnOnce(&mut Sealer, &str) -> Vec<Ve
     let log = Arc::clone(&secret);
     let (mut tcp, _) = raw_tls(&world, |config| config.key_log = log).await.into_inner();
     let mut sealer = Sealer { secret: secret.0.lock().unwrap().clone(), sequence: 0 };
-    tokio::time::sleep(pause).await;
+    if !pause.is_zero() {
+        tokio::time::sleep(pause).await;
+    }
     for record in make(&mut sealer, &address.to_string()) {
         if tcp.write_all(&record).await.is_err() {
             break;
@@ -285,7 +287,14 @@ fn messages_over_several_records_are_put_together_and_those_without_end_are_not(
             records
         });
         let lost = || vec!["tunnel_lost"];
-        assert_eq!(by_hand(Duration::ZERO, split).await, (1, vec![]), "they begin beside the end of the handshake");
+        // The server has not had its turn since the handshake's end: three of five come with it.
+        let beside = |sealer: &mut Sealer, to: &str| {
+            let mut records = split(sealer, to);
+            let first: Vec<u8> = records.drain(..3).flatten().collect();
+            records.insert(0, first);
+            records
+        };
+        assert_eq!(by_hand(Duration::ZERO, beside).await, (1, vec![]));
         assert_eq!(by_hand(LATER, split).await, (1, vec![]));
         assert_eq!(interrupted.await, (0, lost()), "no other record may come between");
         assert_eq!(endless.await, (0, lost()), "nobody gathers that");
