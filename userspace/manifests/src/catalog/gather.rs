@@ -125,7 +125,9 @@ impl<'p> Pass<'p> {
                 let called = meant.name.as_deref().map(|name| format!(" {name}")).unwrap_or_default();
                 let text = format!("{what}{called}: metadata.namespace is not a string: it is in no namespace");
                 self.damage(origin, "bad_namespace", text.clone(), NAMESPACE_REMEDY);
-                self.note_unreadable(origin, meant, &text);
+                for meant in meant.spelt() {
+                    self.note_unreadable(origin, meant, &text);
+                }
             }
             Header::Nothing { why, meant } => {
                 self.damage(origin, "not_an_object", why.to_owned(), "write apiVersion, kind and metadata.name");

@@ -32,7 +32,7 @@ pub(super) enum Header {
 }
 
 /// As much of an object's key as can be told.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Meant {
     pub(super) kind: ObjectKind,
     /// `default` where none is written.
@@ -41,6 +41,16 @@ pub(super) struct Meant {
 }
 
 impl Meant {
+    /// The same in each namespace that may have been written: what YAML takes for a truth value has several spellings.
+    pub(super) fn spelt(self) -> Vec<Self> {
+        let words: &[&str] = match self.namespace.as_str() {
+            "true" => &["true", "yes", "y", "on"],
+            "false" => &["false", "no", "n", "off"],
+            _ => return vec![self],
+        };
+        words.iter().map(|word| Self { namespace: (*word).to_owned(), ..self.clone() }).collect()
+    }
+
     fn of(kind: ObjectKind, value: &Value) -> Self {
         let namespace = match metadata(value, "namespace") {
             _ if !kind.namespaced() => String::new(),

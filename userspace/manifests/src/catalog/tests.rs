@@ -360,7 +360,15 @@ fn a_policy_without_version_closes_its_namespace() {
 
 #[test]
 fn a_namespace_that_is_no_text_moves_nothing_to_another_one() {
-    for (written, closed) in [("123", "123"), ("true", "true"), ("[shop]", "default"), ("{a: b}", "default")] {
+    for (written, closed) in [
+        ("123", "123"),
+        ("true", "true"),
+        ("no", "no"),
+        ("y", "y"),
+        ("off", "off"),
+        ("[shop]", "default"),
+        ("{a: b}", "default"),
+    ] {
         let bad = POLICY.replace("namespace: shop", &format!("namespace: {written}"));
         let (catalog, complaints) = read(&bad);
         assert_eq!(said(&complaints), ["error bad_namespace"], "{written}");
