@@ -1,6 +1,6 @@
 //! Trust domains and SPIFFE IDs: parsed once, valid ever after.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
 /// Longest SPIFFE ID that is accepted, in bytes (SPIFFE-ID section 2.3).
 pub const MAX_ID_LEN: usize = 2048;
@@ -204,6 +204,13 @@ fn check_path(path: &str) -> Result<(), IdError> {
         s if s.bytes().all(|b| matches!(b, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-')) => Ok(()),
         _ => Err(IdError::PathChar),
     })
+}
+
+/// Maps by trust domain can be asked with the bare name. Equality and hash of both are those of the text.
+impl Borrow<str> for TrustDomain {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
 }
 
 impl FromStr for SpiffeId {

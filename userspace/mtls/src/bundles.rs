@@ -123,7 +123,7 @@ impl BundleSet {
 
     /// The generation in which the bundle of that trust domain last changed; 0 if there is none.
     pub fn generation_of(&self, trust_domain: &str) -> u64 {
-        TrustDomain::parse(trust_domain).ok().and_then(|td| self.held.get(&td)).map_or(0, |held| held.generation)
+        self.held.get(trust_domain).map_or(0, |held| held.generation)
     }
 
     /// The bundle of one trust domain.

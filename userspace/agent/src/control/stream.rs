@@ -212,7 +212,7 @@ impl Feed {
     /// Bundles first: nobody may be called by a snapshot whose roots are not known yet.
     fn publish(&self, snapshot: Snapshot) {
         let held = self.bundles.snapshot();
-        for gone in held.trust_domains().filter(|domain| !snapshot.bundles.contains_key(domain)) {
+        for gone in held.trust_domains().filter(|domain| !snapshot.bundles.contains_key(*domain)) {
             self.bundles.remove(gone);
         }
         for bundle in snapshot.bundles.values() {
