@@ -57,7 +57,6 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 
 fn run_logged(settings: &Settings, log: &Arc<Log>) -> anyhow::Result<()> {
     harden::forbid_dumps()?;
-    culvert_redirect::keep_memory_small();
     harden::raise_descriptor_limit();
     harden::open_sysctls();
     harden::drop_capabilities()?;

@@ -10,10 +10,9 @@ use culvert_agent::{
     uninstall,
 };
 
-/// musl's own takes one lock for all threads, and gives memory back and asks for it again at each turn.
-#[cfg(target_env = "musl")]
+/// The same with every C library (docs/decisions/0004-libraries.md); its options are in `.cargo/config.toml`.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

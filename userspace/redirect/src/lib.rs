@@ -45,7 +45,7 @@ pub use deviation::{Deviation, Direction, Family, Finding, Repair};
 pub use error::{DialError, EnrolError, EventsError, OpenError, VerifyError, WithdrawError};
 pub use event::{DropEvent, DroppedBy, Events};
 pub use hardening::forbid_inspection;
-pub use memory::{keep_memory_small, return_unused_memory};
+pub use memory::return_unused_memory;
 pub use pod::{Listeners, PinnedPod, PodRedirect};
 pub use redirect::{Counts, Redirect, check_machine};
 pub use settings::{Config, HostHooks, OpenFlows, PodSettings};
