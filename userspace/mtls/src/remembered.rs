@@ -17,8 +17,9 @@ use rustls_pki_types::{AlgorithmIdentifier, CertificateDer, InvalidSignature, Si
 
 use crate::config::provider;
 
-/// Signatures that are remembered of each algorithm, and chains. When there are more, remembering begins anew. Only good ones count,
-/// so whoever is not trusted fills nothing.
+/// Signatures that are remembered of each algorithm, and chains. When there are more, remembering begins anew. Only good ones
+/// count, so who has seen no good chain fills nothing. Who has seen one can send it again with other certificates behind it,
+/// and so make everybody's be read anew: that costs their reading, and lets nobody in.
 const MOST: usize = 1024;
 
 /// The algorithms of [`provider`], each of which remembers.
@@ -90,7 +91,8 @@ impl Chain {
         chains().get(&self.0).cloned()
     }
 
-    /// To be called only when there is a path from the chain to a trusted authority: strangers fill nothing.
+    /// To be called only when there is a path from the chain to a trusted authority. That the peer has the leaf's key is not
+    /// known yet, and does not matter here.
     pub(crate) fn keep(self, svid: &Svid) {
         let mut chains = chains();
         if chains.len() >= MOST {
