@@ -15,6 +15,7 @@ use rustls::{CommonState, client::UnbufferedClientConnection, server::Unbuffered
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::Semaphore,
     task::spawn_local,
     time::timeout,
 };
@@ -76,6 +77,9 @@ impl HandshakeError {
 /// How long, and for how many bytes, a client that was refused is listened to.
 const FAREWELL: Duration = Duration::from_secs(1);
 const FAREWELL_BYTES: usize = 64 * 1024;
+/// Most that are listened to at a time, of one worker. A refused client has given back its place by then, so without this
+/// a thousand failed handshakes a second were a thousand sockets more. Others may not learn why; the log has it anyway.
+pub(crate) const FAREWELLS: usize = 128;
 
 /// What of a peer may wait before its handshake is done, in bytes: a chain of certificates, generously. It is what anybody
 /// can have kept here, and what [`crate::link`] begins with.
@@ -95,14 +99,23 @@ pub(crate) async fn dial(tcp: TcpStream, route: &Route) -> Result<(Shaken, Peer)
     Ok((shaken, peer))
 }
 
-/// Shakes hands as the serving side.
-pub(crate) async fn accept(tcp: TcpStream, local: &Local) -> Result<(Shaken, Peer), HandshakeError> {
+/// Shakes hands as the serving side. Who is refused is listened to for a moment longer, if `farewells` has a place for it.
+pub(crate) async fn accept(
+    tcp: TcpStream,
+    local: &Local,
+    farewells: &Arc<Semaphore>,
+) -> Result<(Shaken, Peer), HandshakeError> {
     let server = UnbufferedServerConnection::new(Arc::clone(&local.tls));
     let tls = Tls::server(server.map_err(|e| HandshakeError::of(&e))?);
     let shaken = match shake(tcp, tls).await {
         Ok(shaken) => shaken,
         Err((error, tcp)) => {
-            spawn_local(timeout(FAREWELL, say_why(tcp)));
+            if let Ok(place) = Arc::clone(farewells).try_acquire_owned() {
+                spawn_local(async move {
+                    let _ = timeout(FAREWELL, say_why(tcp)).await;
+                    drop(place);
+                });
+            }
             return Err(HandshakeError::of(&error));
         }
     };

@@ -13,12 +13,17 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tokio::{net::TcpStream, sync::Notify, task::spawn_local, time::timeout};
+use tokio::{
+    net::TcpStream,
+    sync::{Notify, Semaphore},
+    task::spawn_local,
+    time::timeout,
+};
 
 use crate::{
     connect::AuthorityError,
     error::{ServeError, StreamError},
-    handshake::{self, HandshakeError},
+    handshake::{self, FAREWELLS, HandshakeError},
     http2::session::{Asked, Role, Session},
     key::{Local, Peer},
     life::Life,
@@ -80,6 +85,8 @@ struct Inner {
     tunnels: RefCell<Vec<Entry>>,
     draining: Cell<bool>,
     emptied: Notify,
+    /// Places for refused clients that are still to hear why.
+    farewells: Arc<Semaphore>,
 }
 
 struct Entry {
@@ -96,8 +103,14 @@ struct Entered {
 impl Server {
     /// A server without tunnels. `proofs` is shared by all workers of the agent.
     pub fn new(limits: Limits, proofs: Arc<Proofs>) -> Self {
-        let inner =
-            Inner { limits, proofs, tunnels: RefCell::default(), draining: Cell::new(false), emptied: Notify::new() };
+        let inner = Inner {
+            limits,
+            proofs,
+            tunnels: RefCell::default(),
+            draining: Cell::new(false),
+            emptied: Notify::new(),
+            farewells: Arc::new(Semaphore::new(FAREWELLS)),
+        };
         Self { inner: Rc::new(inner) }
     }
 
@@ -124,7 +137,8 @@ impl Server {
     async fn begin(&self, tcp: TcpStream, local: &Local) -> Result<(Peer, Shaken), ServeError> {
         // A socket that takes no options is about to fail anyway.
         let _ = tcp.set_nodelay(true);
-        let (shaken, peer) = handshake::accept(tcp, local).await.map_err(ServeError::Handshake)?;
+        let (shaken, peer) =
+            handshake::accept(tcp, local, &self.inner.farewells).await.map_err(ServeError::Handshake)?;
         Ok((peer, shaken))
     }
 

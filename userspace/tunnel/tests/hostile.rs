@@ -163,6 +163,32 @@ fn garbage_before_and_after_the_handshake_ends_its_connection_with_a_reason() {
     });
 }
 
+/// Connections to this port that somebody still holds (proc_net_tcp(5): an inode, and another state than LISTEN).
+fn held(port: u16) -> usize {
+    let local = format!(":{port:04X}");
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let rows = table.lines().skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row[1].ends_with(&local) && row[3] != "0A" && row[9] != "0").count()
+}
+
+#[test]
+fn clients_that_are_refused_hold_only_so_many_sockets() {
+    const MOST: usize = 128;
+    worker(async {
+        let world = World::new().await;
+        let mut clients = Vec::new();
+        for _ in 0..2 * MOST {
+            let mut tcp = TcpStream::connect(world.node.address).await.unwrap();
+            tcp.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            clients.push(tcp);
+        }
+        until("all are refused", || world.node.ends.borrow().len() == 2 * MOST).await;
+        let held = held(world.node.address.port());
+        assert!(held <= MOST, "{held} of {} are still held", clients.len());
+        still_serves(&world).await;
+    });
+}
+
 /// Frames with random types, flags, streams and contents, sometimes cut or bit-flipped.
 fn random_frames(seed: u64) -> Vec<u8> {
     let random = Pattern::bytes(seed, 4096);
