@@ -1,4 +1,5 @@
 //! What a peak has used goes back to the kernel when it is told to.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
 
