@@ -186,11 +186,15 @@ fn install_tool(tool: &Tool) -> Result<()> {
     let mut install = shell::cargo();
     install.args(["install", tool.name, "--version", tool.version, "--locked", "--root"]);
     install.arg(paths::target().join("tools")).args(tool.arguments);
-    install.env("CARGO_TARGET_DIR", paths::target().join("tools-build"));
+    let build = paths::target().join("tools-build");
+    install.env("CARGO_TARGET_DIR", &build);
     if tool.name == pins::BPF_LINKER.name {
         point_to_llvm(&mut install)?;
     }
-    shell::run(&mut install)
+    let installed = shell::run(&mut install);
+    // Hundreds of megabytes that nothing reads again.
+    let _ = std::fs::remove_dir_all(&build);
+    installed
 }
 
 /// bpf-linker asks for LLVM twice: llvm-sys by a variable with the version in it, its own build script by a plain one.
