@@ -148,6 +148,11 @@ impl PolicyName {
     pub fn new(namespace: &str, name: &str) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
+
+    /// What `Display` gives, shared: for records of many connections.
+    pub fn shared(&self) -> Arc<str> {
+        [&*self.namespace, "/", &self.name].concat().into()
+    }
 }
 
 impl serde::Serialize for PolicyName {

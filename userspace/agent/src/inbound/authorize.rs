@@ -34,10 +34,10 @@ pub(super) fn authorize(worker: &Worker, attributed: Attributed) -> Option<Autho
     let listed = pod.live.list(live);
     match pod.judge().decide(&connection) {
         Verdict::Allow(permit) => {
-            worker.shared.metrics.own.decided("open", "allow", "allowed");
+            worker.shared.metrics.own.allowed();
             if let Basis::Rule(rule) = permit.basis() {
                 let record = outcome.note();
-                record.policy = Some(rule.policy.to_string().into());
+                record.policy = Some(rule.policy.shared());
                 record.rule = Some(rule.rule);
             }
             Some(Authorized { client, permit, revocation, listed })
@@ -46,7 +46,7 @@ pub(super) fn authorize(worker: &Worker, attributed: Attributed) -> Option<Autho
             worker.shared.metrics.own.decided("open", "deny", denial.reason.as_str());
             let decided = Decided {
                 reason: denial.reason.as_str(),
-                policy: denial.policy.map(|name| name.to_string().into()),
+                policy: denial.policy.map(|name| name.shared()),
                 rule: denial.rule,
                 text: denial.uncertain.then(|| "the rule may match: it uses what L4 cannot see".to_owned()),
             };

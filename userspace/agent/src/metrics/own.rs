@@ -1,5 +1,7 @@
 //! Metrics that Istio does not have, under `culvert_`.
 
+use std::sync::OnceLock;
+
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -60,6 +62,8 @@ pub struct Own {
     pub tls_groups: Family<Group, Counter>,
     /// Policy decisions.
     pub decisions: Family<Decision, Counter>,
+    /// One of them.
+    allowed: OnceLock<Counter>,
     /// Connections that were ended because they are no longer allowed.
     pub revoked: Family<Word, Counter>,
     /// Seconds that judging all live connections again took.
@@ -120,6 +124,12 @@ impl Own {
     /// One more decision.
     pub fn decided(&self, cause: &'static str, verdict: &'static str, reason: &'static str) {
         self.decisions.get_or_create(&Decision { cause, verdict, reason }).inc();
+    }
+
+    /// A connection was allowed: the decision that every connection meets, counted without a search.
+    pub fn allowed(&self) {
+        let decision = || Decision { cause: "open", verdict: "allow", reason: "allowed" };
+        self.allowed.get_or_init(|| self.decisions.get_or_create(&decision()).clone()).inc();
     }
 
     /// The key exchange of a finished handshake.

@@ -100,7 +100,7 @@ fn every_metric_is_on_its_page() {
     let own = &metrics.own;
     own.handshake("inbound", "ok");
     own.group(None);
-    own.decided("open", "allow", "allowed");
+    own.allowed();
     [&own.revoked, &own.rotation_failures].into_iter().for_each(|family| Own::word(family, "no_slot"));
     own.kernel.get_or_create(&Kernel { counter: "untagged_tcp" }).set(1);
     let mut whole = begin(&metrics, "a");

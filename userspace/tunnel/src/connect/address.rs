@@ -29,21 +29,33 @@ impl AddressText {
 
     /// As text.
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
+
+    /// The same for who writes bytes: always ASCII.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
     }
 
     fn digits(&mut self, octets: [u8; 4], port: u16) {
-        let mut digits = itoa::Buffer::new();
         for (octet, after) in octets.into_iter().zip(*b"...:") {
-            self.put(digits.format(octet).as_bytes());
-            self.put(&[after]);
+            self.number(octet.into(), &[100, 10]);
+            self.put(after);
         }
-        self.put(digits.format(port).as_bytes());
+        self.number(port, &[10_000, 1000, 100, 10]);
     }
 
-    fn put(&mut self, bytes: &[u8]) {
-        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
-        self.len += bytes.len();
+    /// A number whose digits but the last stand for these, without leading zeros.
+    fn number(&mut self, number: u16, places: &[u16]) {
+        for &place in places.iter().filter(|&&place| number >= place) {
+            self.put(b'0' + (number / place % 10) as u8);
+        }
+        self.put(b'0' + (number % 10) as u8);
+    }
+
+    fn put(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
     }
 }
 

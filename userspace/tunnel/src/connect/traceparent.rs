@@ -3,6 +3,19 @@
 use std::fmt;
 
 const LEN: usize = 55;
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+/// What a byte that is no digit counts.
+const NO_DIGIT: u8 = 0x80;
+/// What each byte counts as a digit.
+const VALUES: [u8; 256] = {
+    let mut values = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < DIGITS.len() {
+        values[DIGITS[value] as usize] = value as u8;
+        value += 1;
+    }
+    values
+};
 
 /// The trace that a connection belongs to: `00-<32 hex>-<16 hex>-<2 hex>`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,9 +36,9 @@ impl Traceparent {
         if !dashes || !text.is_ascii() || &text[..2] != "00" {
             return None;
         }
-        let trace = number(&bytes[3..35])?;
-        let parent = u64::try_from(number(&bytes[36..52])?).ok()?;
-        let flags = u8::try_from(number(&bytes[53..55])?).ok()?;
+        let trace = u128::from_be_bytes(number(&bytes[3..35])?);
+        let parent = u64::from_be_bytes(number(&bytes[36..52])?);
+        let [flags] = number(&bytes[53..55])?;
         (trace != 0 && parent != 0).then_some(Self { trace, parent, flags })
     }
 
@@ -33,9 +46,9 @@ impl Traceparent {
     pub fn text(self) -> [u8; LEN] {
         let mut text = [b'-'; LEN];
         text[..2].copy_from_slice(b"00");
-        put(&mut text[3..35], self.trace);
-        put(&mut text[36..52], self.parent.into());
-        put(&mut text[53..55], self.flags.into());
+        put(&mut text[3..35], &self.trace.to_be_bytes());
+        put(&mut text[36..52], &self.parent.to_be_bytes());
+        put(&mut text[53..55], &[self.flags]);
         text
     }
 
@@ -45,24 +58,24 @@ impl Traceparent {
     }
 }
 
-/// What at most 32 digits in small letters say; nothing else is allowed (section 3.2.2).
-fn number(digits: &[u8]) -> Option<u128> {
-    digits.iter().try_fold(0, |number, digit| {
-        let value = match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'a'..=b'f' => digit - b'a' + 10,
-            _ => return None,
-        };
-        Some(number << 4 | u128::from(value))
-    })
+/// The bytes that twice as many digits in small letters say; nothing else is allowed (section 3.2.2).
+fn number<const LEN: usize>(digits: &[u8]) -> Option<[u8; LEN]> {
+    let mut bytes = [0; LEN];
+    // One mark for all digits instead of one decision for each.
+    let mut wrong = 0;
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        let (high, low) = (VALUES[usize::from(pair[0])], VALUES[usize::from(pair[1])]);
+        wrong |= high | low;
+        *byte = high << 4 | low & 15;
+    }
+    (wrong & NO_DIGIT == 0).then_some(bytes)
 }
 
-/// The digits of a number, as many as there is room for.
-fn put(digits: &mut [u8], number: u128) {
-    let mut rest = number;
-    for digit in digits.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(rest & 15) as usize];
-        rest >>= 4;
+/// Two digits for each byte.
+fn put(digits: &mut [u8], bytes: &[u8]) {
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     remembered::Heard,
 };
 use crate::{
-    connect::{Authority, Baggage, ConnectRequest, Forwarded, Traceparent},
+    connect::{Authority, AuthorityError, Baggage, ConnectRequest, Forwarded, Traceparent},
     serve::Malformed,
 };
 
@@ -23,15 +23,16 @@ mod known {
     pub(super) const STATUS_200: u8 = 8;
 }
 
-/// What a header block says, as far as CONNECT is concerned.
+/// What a header block says, as far as CONNECT is concerned. Of a field that may stand there once, the first is read.
 #[derive(Debug, Default)]
 pub(crate) struct Heading {
-    method: Option<Vec<u8>>,
-    authority: Option<Vec<u8>>,
+    /// Whether `:method` is CONNECT.
+    connect: Option<bool>,
+    authority: Option<Result<Authority, AuthorityError>>,
     status: Option<u16>,
-    forwarded: Option<Vec<u8>>,
-    traceparent: Option<Vec<u8>>,
-    network: Option<Vec<u8>>,
+    forwarded: Option<Forwarded>,
+    traceparent: Option<Option<Traceparent>>,
+    network: Option<Option<Box<str>>>,
     baggage: Vec<Vec<u8>>,
     /// `:scheme`, `:path` or `:protocol`: it is a request, but not a plain CONNECT.
     elsewhere: bool,
@@ -68,53 +69,54 @@ impl Heading {
             return;
         }
         // Bytes that end a line or a text elsewhere are malformed wherever they stand (RFC 9113 section 8.2.1).
-        self.malformed |= value.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n'));
+        self.malformed |= any(value, |byte| matches!(byte, 0 | b'\r' | b'\n'));
         if name.first() == Some(&b':') {
             return self.pseudo(name, value);
         }
         self.fields = true;
-        let slot = match name {
-            b"baggage" => return self.baggage.push(value.to_vec()),
-            b"forwarded" => &mut self.forwarded,
-            b"traceparent" => &mut self.traceparent,
-            b"x-forwarded-network" => &mut self.network,
+        match name {
+            b"baggage" => self.baggage.push(value.to_vec()),
+            b"forwarded" => {
+                self.forwarded.get_or_insert_with(|| text(value).map(Forwarded::parse).unwrap_or_default());
+            }
+            b"traceparent" => {
+                self.traceparent.get_or_insert_with(|| text(value).and_then(Traceparent::parse));
+            }
+            b"x-forwarded-network" => {
+                let fits = |name: &&str| !name.is_empty() && name.len() <= MAX_NETWORK;
+                self.network.get_or_insert_with(|| text(value).filter(fits).map(Box::from));
+            }
             // Fields of HTTP/1 connections (RFC 9113 section 8.2.2) and names in capitals must not occur.
             b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade" => {
                 self.malformed = true;
-                return;
             }
             _ => {
                 self.malformed |=
-                    name.is_empty() || name.iter().any(|byte| !matches!(byte, b'!'..=b'9' | b';'..=b'@' | b'['..=b'~'));
-                return;
+                    name.is_empty() || any(name, |byte| !matches!(byte, b'!'..=b'9' | b';'..=b'@' | b'['..=b'~'));
             }
-        };
-        slot.get_or_insert_with(|| value.to_vec());
+        }
     }
 
     fn pseudo(&mut self, name: &[u8], value: &[u8]) {
         // They come first, and once.
         self.malformed |= self.fields;
-        let slot = match name {
-            b":method" => &mut self.method,
-            b":authority" => &mut self.authority,
-            b":scheme" | b":path" | b":protocol" => {
-                self.elsewhere = true;
-                return;
+        match name {
+            b":method" => {
+                self.malformed |= self.connect.is_some();
+                self.connect = Some(value == b"CONNECT");
             }
+            b":authority" => {
+                self.malformed |= self.authority.is_some();
+                self.authority = Some(Authority::parse(text(value).unwrap_or_default()));
+            }
+            b":scheme" | b":path" | b":protocol" => self.elsewhere = true,
             b":status" => {
                 let status = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
                 self.malformed |= self.status.is_some() || !matches!(status, Some(100..=999));
                 self.status = status;
-                return;
             }
-            _ => {
-                self.malformed = true;
-                return;
-            }
-        };
-        self.malformed |= slot.is_some();
-        *slot = Some(value.to_vec());
+            _ => self.malformed = true,
+        }
     }
 
     /// The block as a request of a peer.
@@ -122,22 +124,19 @@ impl Heading {
         if self.size > self.limit {
             return Err(Unfit::TooLarge);
         }
-        let Some(method) = self.method.as_deref().filter(|_| !self.malformed && self.status.is_none()) else {
+        let Some(connect) = self.connect.filter(|_| !self.malformed && self.status.is_none()) else {
             return Err(Unfit::Broken);
         };
-        if method != b"CONNECT" || self.elsewhere {
+        if !connect || self.elsewhere {
             return Err(Unfit::Malformed(Malformed::NotConnect));
         }
-        let authority = text(self.authority.as_deref()).unwrap_or_default();
-        let authority = Authority::parse(authority).map_err(|e| Unfit::Malformed(Malformed::Authority(e)))?;
+        let authority = self.authority.unwrap_or(Err(AuthorityError::Missing));
         Ok(ConnectRequest {
-            authority,
-            forwarded: text(self.forwarded.as_deref()).map(Forwarded::parse).unwrap_or_default(),
+            authority: authority.map_err(|e| Unfit::Malformed(Malformed::Authority(e)))?,
+            forwarded: self.forwarded.unwrap_or_default(),
             baggage: heard.read(self.baggage),
-            traceparent: text(self.traceparent.as_deref()).and_then(Traceparent::parse),
-            network: text(self.network.as_deref())
-                .filter(|name| !name.is_empty() && name.len() <= MAX_NETWORK)
-                .map(Box::from),
+            traceparent: self.traceparent.flatten(),
+            network: self.network.flatten(),
         })
     }
 
@@ -147,17 +146,21 @@ impl Heading {
             return Err(Unfit::TooLarge);
         }
         match self.status {
-            Some(status) if !self.malformed && self.method.is_none() => Ok((status, heard.read(self.baggage))),
+            Some(status) if !self.malformed && self.connect.is_none() => Ok((status, heard.read(self.baggage))),
             _ => Err(Unfit::Broken),
         }
     }
 }
 
 /// A value that is visible ASCII; other values are treated as absent.
-pub(super) fn text(value: Option<&[u8]>) -> Option<&str> {
-    let value = value?;
-    let visible = value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
-    if visible { std::str::from_utf8(value).ok() } else { None }
+pub(super) fn text(value: &[u8]) -> Option<&str> {
+    let hidden = any(value, |byte| !matches!(byte, b'\t' | b' '..=b'~'));
+    if hidden { None } else { std::str::from_utf8(value).ok() }
+}
+
+/// Whether a byte is so. It looks at all of them: without a way out in between, many are looked at at once.
+fn any(bytes: &[u8], is: impl Fn(u8) -> bool) -> bool {
+    bytes.iter().fold(false, |found, byte| found | is(*byte))
 }
 
 /// Writes a request: `:method` and `:authority`, and the fields that have something to say; `baggage` is written already.
@@ -189,7 +192,7 @@ pub(crate) fn write_status(status: u16) -> Vec<u8> {
 
 fn put(block: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
     // A value that HTTP cannot carry is left out: all of these fields are optional.
-    if let Some(value) = value.filter(|value| text(Some(value)).is_some()) {
+    if let Some(value) = value.filter(|value| text(value).is_some()) {
         hpack::put_new(block, name.as_bytes(), value);
     }
 }

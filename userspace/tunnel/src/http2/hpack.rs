@@ -3,6 +3,8 @@
 mod huffman;
 mod table;
 
+use std::borrow::Cow;
+
 use table::Table;
 
 /// Why a header block cannot be read. The connection's compression state is lost with it.
@@ -45,14 +47,19 @@ impl Decoder {
 
     fn literal(&mut self, block: &mut &[u8], index: bool, take: &mut impl FnMut(&[u8], &[u8])) -> Result<(), Broken> {
         let known = integer(block, if index { 6 } else { 4 })?;
-        let name = match known {
-            0 => string(block)?.into(),
-            known => self.table.name(known).ok_or(Broken)?,
+        let spelled = if known == 0 { Some(string(block)?) } else { None };
+        let name = match &spelled {
+            Some(name) => name,
+            None => self.table.get(known).ok_or(Broken)?.0,
         };
         let value = string(block)?;
-        take(&name, &value);
+        take(name, &value);
         if index {
-            self.table.add(name, value);
+            let name = match spelled {
+                Some(name) => (*name).into(),
+                None => self.table.name(known).ok_or(Broken)?,
+            };
+            self.table.add(name, value.into_owned());
         }
         Ok(())
     }
@@ -117,12 +124,13 @@ fn integer(block: &mut &[u8], bits: u32) -> Result<usize, Broken> {
     Err(Broken)
 }
 
-fn string(block: &mut &[u8]) -> Result<Vec<u8>, Broken> {
+/// A string (section 5.2); copied only where it is packed.
+fn string<'a>(block: &mut &'a [u8]) -> Result<Cow<'a, [u8]>, Broken> {
     let packed = block.first().ok_or(Broken)? & 0x80 != 0;
     let len = integer(block, 7)?;
     let (text, rest) = block.split_at_checked(len).ok_or(Broken)?;
     *block = rest;
-    if packed { huffman::unpack(text) } else { Ok(text.to_vec()) }
+    if packed { huffman::unpack(text).map(Cow::Owned) } else { Ok(Cow::Borrowed(text)) }
 }
 
 #[cfg(test)]

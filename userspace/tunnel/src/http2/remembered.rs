@@ -21,7 +21,7 @@ impl Heard {
         if lines == self.lines {
             return self.meant.clone();
         }
-        let meant = Arc::new(Baggage::parse(lines.iter().filter_map(|line| text(Some(line)))));
+        let meant = Arc::new(Baggage::parse(lines.iter().filter_map(|line| text(line))));
         if lines.iter().map(|line| line.len() + size_of::<Vec<u8>>()).sum::<usize>() <= WORTH_IT {
             *self = Self { lines, meant: meant.clone() };
         }
