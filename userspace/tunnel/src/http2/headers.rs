@@ -196,3 +196,43 @@ fn put(block: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
         hpack::put_new(block, name.as_bytes(), value);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(value: &[u8]) -> Option<Box<str>> {
+        let mut block = Vec::new();
+        hpack::put_known(&mut block, known::METHOD, b"CONNECT");
+        hpack::put_known(&mut block, known::AUTHORITY, b"10.0.0.1:80");
+        hpack::put_new(&mut block, b"x-forwarded-network", value);
+        let heading = Heading::read(&mut Decoder::default(), &block, 4096).unwrap();
+        heading.request(&mut Heard::default()).unwrap().network
+    }
+
+    #[test]
+    fn a_value_that_is_not_visible_is_absent() {
+        assert_eq!(network(b"blue sky\t~").as_deref(), Some("blue sky\t~"));
+        for hidden in [&b"\x01"[..], b"blue\x7f", b"\x1bblue", "bl\u{fc}".as_bytes(), b"", &[b'a'; MAX_NETWORK + 1]] {
+            assert_eq!(network(hidden), None, "{hidden:?}");
+        }
+    }
+
+    #[test]
+    fn of_two_values_the_first_is_read_even_where_it_says_nothing() {
+        let mut block = Vec::new();
+        hpack::put_known(&mut block, known::METHOD, b"CONNECT");
+        hpack::put_known(&mut block, known::AUTHORITY, b"10.0.0.1:80");
+        for (name, first, second) in [
+            ("forwarded", "for=nobody", "for=\"10.0.0.9:1\""),
+            ("traceparent", "00-0", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+            ("x-forwarded-network", "\u{1}", "blue"),
+        ] {
+            hpack::put_new(&mut block, name.as_bytes(), first.as_bytes());
+            hpack::put_new(&mut block, name.as_bytes(), second.as_bytes());
+        }
+        let heading = Heading::read(&mut Decoder::default(), &block, 4096).unwrap();
+        let request = heading.request(&mut Heard::default()).unwrap();
+        assert_eq!((request.forwarded, request.traceparent, request.network), (Forwarded::default(), None, None));
+    }
+}
