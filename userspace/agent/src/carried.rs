@@ -23,7 +23,7 @@ pub(crate) enum Legs {
 /// A connection that stands from end to end.
 pub(crate) struct Carried<K> {
     /// The local pod's socket.
-    pub(crate) pod: TcpStream,
+    pub(crate) pod: AppSocket,
     pub(crate) far: Legs,
     pub(crate) outcome: Outcome,
     pub(crate) revocation: Revocation,
@@ -43,8 +43,8 @@ impl<K> Carried<K> {
         let (meter, direction) = (outcome.meter(), outcome.record().direction);
         let moved = match far {
             // Both kinds of sockets were made ready: what was accepted by its listener, an app leg at its birth.
-            Legs::Tunnel(stream) => Either::Left(splice(AppSocket::ready(pod), stream, meter, revocation)),
-            Legs::Plain(socket) => Either::Right(Box::pin(passthrough(pod, socket, meter, revocation))),
+            Legs::Tunnel(stream) => Either::Left(splice(pod, stream, meter, revocation)),
+            Legs::Plain(socket) => Either::Right(Box::pin(passthrough(pod.into_inner(), socket, meter, revocation))),
         };
         async move {
             let ending = ending(moved.await, listed.live(), direction);

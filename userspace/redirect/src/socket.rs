@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use culvert_abi::{AGENT_MARK, APP_LEG_PORT_MAX, APP_LEG_PORT_MIN, FlowKey, words};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 
 use crate::DialError;
 use crate::deviation::Family;
@@ -205,7 +205,21 @@ fn is_taken(error: &io::Error) -> bool {
 
 async fn connect(socket: Socket, destination: SocketAddr) -> Result<TcpStream, DialError> {
     socket.set_tcp_nodelay(true).map_err(socket_error("set TCP_NODELAY"))?;
-    TcpSocket::from_std_stream(socket.into()).connect(destination).await.map_err(DialError::Connect)
+    match socket.connect(&destination.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(DialError::Connect(error)),
+        _ => {}
+    }
+    // Whoever is on this machine has answered while the call ran: nothing is to be waited for.
+    let is_there = socket.peer_addr().is_ok();
+    let stream = TcpStream::from_std(socket.into()).map_err(socket_error("register a socket"))?;
+    if !is_there {
+        stream.writable().await.map_err(DialError::Connect)?;
+        match stream.take_error() {
+            Ok(None) => {}
+            Ok(Some(error)) | Err(error) => return Err(DialError::Connect(error)),
+        }
+    }
+    Ok(stream)
 }
 
 /// A connection to the app. `leg` must live as long as `stream` (or the halves it is split into):

@@ -9,6 +9,7 @@
 //! Design: `docs/hbone.md`. Wire format: RFC 9113 section 8.5 as Istio's HBONE uses it.
 
 pub mod connect;
+mod early;
 mod error;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -31,6 +32,7 @@ mod tunnel;
 mod turns;
 
 pub use connect::{AddressText, Authority, Baggage, ConnectRequest, Forwarded, Host, Traceparent};
+pub use early::Early;
 pub use error::{Blame, OpenError, ServeError, StreamError};
 pub use handshake::HandshakeError;
 pub use key::{Generation, Local, Peer, Route, TunnelKey};

@@ -20,6 +20,7 @@ use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
     connect::ConnectRequest,
+    early::Early,
     error::{OpenError, StreamError},
     http2::code,
     key::{Generation, Peer, Route, TunnelKey},
@@ -90,8 +91,35 @@ impl Pool {
     /// the peer took leave at once): at most one dial per [`TunnelKey`] is in flight, others wait for it and share its
     /// failure. The dial goes on when its caller is
     /// dropped. Tunnels of older generations take no new stream from here on.
-    pub async fn open<D, F>(
+    pub async fn open<D, F>(&self, route: &Route, request: &ConnectRequest, dial: D) -> Result<TunnelStream, OpenError>
+    where
+        D: FnMut() -> F,
+        F: Future<Output = io::Result<TcpStream>> + 'static,
+    {
+        self.open_for(None, &mut Early::default(), route, request, dial).await
+    }
+
+    /// The same for an application on this socket, with what it says at once. Bytes that may have reached an application
+    /// are not said again: after such a failure [`Early::is_out`] is true.
+    pub async fn open_saying<D, F>(
         &self,
+        app: &TcpStream,
+        early: &mut Early,
+        route: &Route,
+        request: &ConnectRequest,
+        dial: D,
+    ) -> Result<TunnelStream, OpenError>
+    where
+        D: FnMut() -> F,
+        F: Future<Output = io::Result<TcpStream>> + 'static,
+    {
+        self.open_for(Some(app), early, route, request, dial).await
+    }
+
+    async fn open_for<D, F>(
+        &self,
+        app: Option<&TcpStream>,
+        early: &mut Early,
         route: &Route,
         request: &ConnectRequest,
         mut dial: D,
@@ -108,8 +136,14 @@ impl Pool {
             };
             let (seated, fresh) = self.seat(route, &mut dial).await?;
             tries += 1;
-            match self.ask(seated, request).await {
-                Err(error) if tries < TRIES && (may_retry(&error) || (lost(&error) && !fresh)) => {}
+            // Where the peer turns out to be gone the request can be sent again, and what was said cannot.
+            let app = app.filter(|_| seated.is_lively() || fresh);
+            let asked = self.ask(seated, request, app, early).await;
+            if asked.as_ref().map_or_else(was_not_taken, |_| true) {
+                early.is_back();
+            }
+            match asked {
+                Err(error) if tries < TRIES && (may_retry(&error) || (lost(&error) && !fresh)) && !early.is_out() => {}
                 done => return done,
             }
         }
@@ -146,8 +180,14 @@ impl Pool {
         }
     }
 
-    /// Sends the CONNECT and waits for its answer.
-    async fn ask(&self, seated: Seated, request: &ConnectRequest) -> Result<TunnelStream, OpenError> {
+    /// Sends the CONNECT, and what the application says at once, and waits for the answer.
+    async fn ask(
+        &self,
+        seated: Seated,
+        request: &ConnectRequest,
+        app: Option<&TcpStream>,
+        early: &mut Early,
+    ) -> Result<TunnelStream, OpenError> {
         let tunnel = Rc::clone(&seated.tunnel);
         if tunnel.is_retired() {
             return Err(OpenError::GoAway);
@@ -160,6 +200,9 @@ impl Pool {
                 return Err(unopened(error));
             }
         };
+        if !early.say(&mut tunnel.session.borrow_mut(), stream.id(), app) {
+            return Err(OpenError::GoAway);
+        }
         let answered = timeout(self.inner.limits.answer_timeout, stream.answered()).await;
         match answered {
             Err(_) => Err(OpenError::AnswerTimeout),
@@ -246,8 +289,13 @@ fn may_retry(error: &OpenError) -> bool {
     matches!(error, OpenError::GoAway | OpenError::Reset(code::REFUSED_STREAM))
 }
 
+/// Whether the peer has said that it does not take the stream.
+fn was_not_taken(error: &OpenError) -> bool {
+    may_retry(error) || matches!(error, OpenError::Refused(_))
+}
+
 /// The tunnel broke under the question. On a tunnel that had been standing around this is how one learns that the
-/// peer's agent was restarted. No payload was sent yet, so at worst the application sees an empty connection.
+/// peer's agent was restarted. Where no payload was sent yet the application sees an empty connection at worst.
 fn lost(error: &OpenError) -> bool {
     matches!(error, OpenError::TunnelLost(StreamError::Lost(_)))
 }

@@ -17,6 +17,8 @@ use crate::{error::StreamError, http2::session::Session, key::Peer, proofs::Proo
 /// A tunnel whose peer lets nothing through for so long takes no new stream: its readers have stopped, and peers that
 /// count what these hold against the whole connection (ztunnel) hold up every other stream with them.
 const STUCK: Duration = Duration::from_secs(1);
+/// A peer that was heard within this time is taken to be there still.
+const LIVELY: Duration = Duration::from_secs(1);
 
 /// The shared state of a tunnel. Its driver is [`crate::life::Life`].
 pub(crate) struct Tunnel {
@@ -29,6 +31,8 @@ pub(crate) struct Tunnel {
     retired: Cell<bool>,
     ended: Cell<Option<StreamError>>,
     idle_since: Cell<Option<Instant>>,
+    /// When the last request was sent, and how much had been heard from the peer by then.
+    asked: Cell<(Instant, u64)>,
     /// Since when the peer has let nothing through, as far as anybody has looked, and what it had granted until then.
     exhausted: Cell<Option<(u64, Instant)>>,
     driver: RefCell<Option<Waker>>,
@@ -61,6 +65,7 @@ impl Tunnel {
             retired: Cell::new(false),
             ended: Cell::new(None),
             idle_since: Cell::new(Some(now)),
+            asked: Cell::new((now, 0)),
             exhausted: Cell::new(None),
             driver: RefCell::new(None),
         })
@@ -89,6 +94,13 @@ impl Tunnel {
                 None
             }
         }
+    }
+
+    /// To be asked once with each request: has the peer been heard within [`LIVELY`]? One that has not may be gone.
+    fn is_lively(&self, now: Instant) -> bool {
+        let heard = self.session.borrow().heard();
+        let (asked, before) = self.asked.replace((now, heard));
+        heard != before && now < asked + LIVELY
     }
 
     fn is_stuck(&self) -> bool {
@@ -200,6 +212,11 @@ impl Seat {
 }
 
 impl Seated {
+    /// [`Tunnel::is_lively`], at the time at which the place was taken.
+    pub(crate) fn is_lively(&self) -> bool {
+        self.tunnel.is_lively(self.seat.since)
+    }
+
     /// Ready when this agent has ended the stream or its tunnel.
     pub(crate) fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<StreamError> {
         if let Some(why) = self.seat.ended.get() {

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use culvert_policy::Permit;
 use culvert_redirect::{AppLeg, DialError as SocketError, Leg};
-use culvert_tunnel::{Refusal, Revocation, StreamError};
+use culvert_tunnel::{AppSocket, Refusal, Revocation, StreamError};
 use tokio::time::timeout;
 
 use super::{attribute::Client, authorize::Authorized, tunnel::Offered};
@@ -79,6 +79,7 @@ async fn socket(accepted: Box<Accepted>, permit: Permit, revocation: Revocation,
     };
     match reached {
         Ok(AppLeg { stream: pod, leg }) => {
+            let pod = AppSocket::ready(pod);
             let Accepted { io, outcome, slot, .. } = *accepted;
             return Some(Carried { pod, far: Legs::Plain(io), outcome, revocation, listed, kept: (leg, slot) });
         }
@@ -118,9 +119,14 @@ async fn stream(
         }
     };
     match offer.accept(app, &pod.about()) {
-        Ok((app, stream)) => {
-            Some(Carried { pod: app, far: Legs::Tunnel(stream), outcome, revocation, listed, kept: (leg, slot) })
-        }
+        Ok((app, stream)) => Some(Carried {
+            pod: AppSocket::ready(app),
+            far: Legs::Tunnel(stream),
+            outcome,
+            revocation,
+            listed,
+            kept: (leg, slot),
+        }),
         Err(error) => {
             let error = DeliverError::PeerGone(error);
             outcome.fail(Step::Deliver, error.blame(), error.reason(), &error);

@@ -6,10 +6,11 @@ use culvert_identity::SpiffeId;
 use culvert_mtls::{Expected, Refusal};
 use culvert_redirect::{DialError as SocketError, Netns};
 use culvert_tunnel::{
-    Authority, ConnectRequest, Forwarded, Host, OpenError, Revocation, Route, Traceparent, TunnelKey, revocation,
+    AppSocket, Authority, ConnectRequest, Early, Forwarded, Host, OpenError, Revocation, Route, Traceparent, TunnelKey,
+    revocation,
 };
 use culvert_workload::Workload;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 
 use super::authorize::{Authorized, Way};
 use crate::{
@@ -99,25 +100,27 @@ impl DialError {
 pub(super) async fn dial(worker: &Worker, authorized: Authorized) -> Option<Carried<Place>> {
     let (mut accepted, ways) = authorized.into_parts();
     let last = ways.len().min(ATTEMPTS) - 1;
+    let mut early = Early::default();
     for (attempt, way) in ways.into_iter().take(ATTEMPTS).enumerate() {
         describe(&mut accepted, &way);
         let (revoker, revocation) = revocation();
         let live = Live::new(ground(&way), accepted.outcome.record().clone(), accepted.outcome.flow(), revoker);
         let listed = accepted.pod.live.list(live);
         let went = match obsolete(worker, &accepted.pod, &listed) {
-            None => follow(worker, &mut accepted, &way, &revocation).await,
+            None => follow(worker, &mut accepted, &way, &revocation, &mut early).await,
             Some(pod::POLICY_CHANGE) if attempt < last => continue,
             Some(reason) => Err(DialError::Revoked(reason)),
         };
         match went {
             Ok(far) => {
-                let Accepted { io: pod, outcome, slot: kept, .. } = accepted;
+                let Accepted { io, outcome, slot: kept, .. } = accepted;
+                let pod = AppSocket::ready(io).after(&early, &outcome.meter());
                 return Some(Carried { pod, far, outcome, revocation, listed, kept });
             }
             Err(error) => {
                 if error.is_of_this_endpoint() {
                     worker.shun(way.address());
-                    if attempt < last {
+                    if attempt < last && !early.is_out() && !early.is_broken() {
                         tracing::debug!(endpoint = %way.address(), reason = error.reason(), "trying the next endpoint");
                         continue;
                     }
@@ -155,15 +158,18 @@ async fn follow(
     accepted: &mut Accepted,
     way: &Way,
     revocation: &Revocation,
+    early: &mut Early,
 ) -> Result<Legs, DialError> {
     let far = async {
         match way {
-            Way::Itself(address) => plain(accepted.pod.netns.connect_plain(*address), *address).await,
+            Way::Itself(address) => plain(accepted.pod.netns.connect_plain(*address), *address, early).await,
             Way::Plain { address, .. } => {
                 worker.shared.metrics.own.passthrough.inc();
-                plain(accepted.pod.netns.connect_wire(*address), *address).await
+                plain(accepted.pod.netns.connect_wire(*address), *address, early).await
             }
-            Way::Tunnel { workload, address, identity } => tunnel(worker, accepted, workload, *address, identity).await,
+            Way::Tunnel { workload, address, identity } => {
+                tunnel(worker, accepted, workload, *address, identity, early).await
+            }
         }
     };
     tokio::select! {
@@ -176,7 +182,14 @@ async fn follow(
 async fn plain(
     connect: impl Future<Output = Result<TcpStream, SocketError>>,
     address: SocketAddr,
+    early: &Early,
 ) -> Result<Legs, DialError> {
+    // What was said to an endpoint that did not take it is said first to this one.
+    let connect = async {
+        let mut socket = connect.await?;
+        socket.write_all(early.bytes()).await.map_err(SocketError::Connect)?;
+        Ok(socket)
+    };
     match timeout(CONNECT, connect).await {
         Ok(Ok(socket)) => Ok(Legs::Plain(socket)),
         Ok(Err(error)) => Err(DialError::Plain(error, address)),
@@ -190,13 +203,14 @@ async fn tunnel(
     workload: &Workload,
     address: SocketAddr,
     identity: &SpiffeId,
+    early: &mut Early,
 ) -> Result<Legs, DialError> {
     let gate = SocketAddr::new(address.ip(), HBONE_PORT);
     let route = route(&accepted.pod, accepted.peer, workload, gate, identity).map_err(DialError::NoCredentials)?;
     let request = request(accepted, address);
     let begun = tokio::time::Instant::now();
     let dial = || dialler(accepted.pod.netns.clone(), gate);
-    let opened = worker.pool.open(&route, &request, dial).await;
+    let opened = worker.pool.open_saying(&accepted.io, early, &route, &request, dial).await;
     if opened.is_ok() {
         worker.shared.metrics.own.connect_seconds.observe(begun.elapsed());
     }

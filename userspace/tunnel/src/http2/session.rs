@@ -164,6 +164,11 @@ const KEEPALIVE: [u8; 8] = *b"culvert\0";
 const LAST_CALL: [u8; 8] = *b"lastcall";
 
 impl Session {
+    /// How often something was heard from the peer.
+    pub(crate) fn heard(&self) -> u64 {
+        self.batch
+    }
+
     pub(crate) fn new(role: Role, limits: &Limits) -> Self {
         let dialling = role == Role::Dialling;
         let header_list = if dialling { limits.client_header_list } else { limits.server_header_list };

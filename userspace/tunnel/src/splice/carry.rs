@@ -51,6 +51,8 @@ pub(super) struct Carry {
     inward_closed: bool,
     /// Whether we wait for the socket to be readable: it would wake us if it were reset.
     watches: bool,
+    /// The socket was reset before the connection stood.
+    broken: bool,
     look: Option<Look>,
 }
 
@@ -92,7 +94,8 @@ impl Future for Carry {
 
 impl Carry {
     pub(super) fn new(app: AppSocket, stream: TunnelStream, meter: Arc<Meter>, revocation: Revocation) -> Self {
-        let app = Rc::new(app.into_inner());
+        let AppSocket { tcp, broken } = app;
+        let app = Rc::new(tcp);
         let near = App { tcp: Rc::clone(&app), meter: Arc::clone(&meter) };
         stream.session().attach(stream.id(), Box::new(near));
         Self {
@@ -104,6 +107,7 @@ impl Carry {
             outward_closed: false,
             inward_closed: false,
             watches: false,
+            broken,
             look: None,
         }
     }
@@ -115,6 +119,9 @@ impl Carry {
         }
         if let Poll::Ready(ended) = self.stream.poll_ended(cx) {
             return Poll::Ready(end_of(ended));
+        }
+        if self.broken {
+            return Poll::Ready(End::Reset(Side::Near));
         }
         let reset = self.stream.session().poll_gone(self.stream.id(), cx);
         if let Err(end) = self.deliver(cx) {

@@ -16,29 +16,42 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
+use crate::{early::Early, meter::Meter};
+
 /// How often a socket that is not being read is asked whether it was reset.
 const LOOK_FOR_RESET: Duration = Duration::from_secs(2);
 
 /// An application's socket, ready to be carried: it does not wait for more before it sends (TCP_NODELAY), and closing it
 /// resets the connection (SO_LINGER with no time) until it has ended well.
 #[derive(Debug)]
-pub struct AppSocket(TcpStream);
+pub struct AppSocket {
+    pub(super) tcp: TcpStream,
+    /// It has said that it was reset, and will not say so again.
+    pub(super) broken: bool,
+}
 
 impl AppSocket {
     /// A socket that has both options already; one that was accepted has them from its listener.
     pub fn ready(tcp: TcpStream) -> Self {
-        Self(tcp)
+        Self { tcp, broken: false }
     }
 
-    pub(super) fn into_inner(self) -> TcpStream {
-        self.0
+    /// The socket alone.
+    pub fn into_inner(self) -> TcpStream {
+        self.tcp
+    }
+
+    /// The same socket after this was taken from it: counted as sent, and its end noted.
+    pub fn after(self, early: &Early, meter: &Meter) -> Self {
+        meter.add_sent(early.bytes().len());
+        Self { broken: early.is_broken(), ..self }
     }
 }
 
 impl From<TcpStream> for AppSocket {
     fn from(tcp: TcpStream) -> Self {
         prepare(&tcp);
-        Self(tcp)
+        Self::ready(tcp)
     }
 }
 

@@ -117,6 +117,17 @@ impl Session {
         Poll::Ready(Ok((room as usize).min(SHARE)))
     }
 
+    /// How many bytes the stream may send without waiting; none while others wait.
+    pub(crate) fn room_at_once(&self, id: u32) -> usize {
+        let Some(stream) = self.streams.get(&id) else { return 0 };
+        if stream.reset.is_some() || self.ended.is_some() || !self.waiting.is_empty() {
+            return 0;
+        }
+        let free = OUT_LIMIT.saturating_sub(self.out.len()) as i64;
+        let room = free.min(stream.send_window).min(self.send_window).min(i64::from(self.peer.max_frame));
+        usize::try_from(room).unwrap_or_default()
+    }
+
     /// The stream sends nothing more: nobody needs to wait for its turn.
     pub(crate) fn forgo(&mut self, id: u32) {
         if self.streams.get_mut(&id).is_some_and(|stream| std::mem::take(&mut stream.waits)) {
