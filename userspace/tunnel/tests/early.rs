@@ -20,7 +20,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::spawn_local,
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
@@ -45,6 +45,8 @@ enum Then {
     Leave,
     /// RST_STREAM with this code, when bytes have come.
     Reset(u8),
+    /// Nothing.
+    Silence,
     /// The connection breaks, at once or when bytes have come.
     Break,
     BreakAtBytes,
@@ -282,6 +284,25 @@ fn a_peer_that_was_not_heard_for_a_while_is_asked_only() {
         let mut early = Early::default();
         let _stream = open(&world, to, &near, &mut early).await.unwrap();
         assert_eq!((heard.bytes(), heard.connections.get()), (vec![(2, b"order".to_vec())], 2));
+    });
+}
+
+/// It is our own request that was sent a moment ago, and not the peer's word that was heard.
+#[test]
+fn a_peer_that_does_not_answer_is_asked_only() {
+    worker(async {
+        let world = world().await;
+        let (to, heard) = server(&world, &[Then::Answer, Then::Silence, Then::Break, Then::AnswerBytes]).await;
+        let (_first_app, first) = pair().await;
+        let _first = open(&world, to, &first, &mut Early::default()).await.unwrap();
+        sleep(Duration::from_millis(1100)).await;
+        let (_second_app, second) = pair().await;
+        let mut nothing = Early::default();
+        let unanswered = timeout(Duration::from_millis(50), open(&world, to, &second, &mut nothing)).await;
+        assert!(unanswered.is_err());
+        let (_app, near) = said(b"order").await;
+        let _stream = open(&world, to, &near, &mut Early::default()).await.unwrap();
+        assert_eq!((heard.bytes(), heard.connections.get()), (vec![(3, b"order".to_vec())], 2));
     });
 }
 
