@@ -40,6 +40,11 @@ impl Access {
         self.field("direction").unwrap_or_default()
     }
 
+    /// A field that is a number.
+    pub fn number(&self, name: &str) -> Option<u64> {
+        self.fields[name].as_u64()
+    }
+
     /// How it ended.
     pub fn outcome(&self) -> &str {
         self.field("outcome").unwrap_or_default()

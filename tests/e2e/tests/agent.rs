@@ -8,11 +8,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use culvert_e2e::access::Access;
 use culvert_e2e::fixture;
 use culvert_e2e::mesh::{Mesh, Programs, wait_until};
-use culvert_e2e::streams::{Server, connect, echo, ping};
+use culvert_e2e::streams::{Server, connect, connect_saying, echo, ping};
 use culvert_lab::anyhow::{Context as _, Result, ensure};
 use culvert_lab::{Netns, in_sandbox};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 const PORT: u16 = 9000;
@@ -146,6 +148,89 @@ fn a_service_answers_through_its_good_endpoints_and_a_pod_reaches_itself_through
         log.demand(Duration::from_secs(2), "the hairpin", |access| access.field("transport") == Some("hairpin"))?;
         drop(own);
         Ok(())
+    })
+}
+
+#[test]
+fn words_that_came_with_the_connection_arrive_once_whichever_endpoint_takes_them() {
+    in_sandbox!(|| {
+        let manifests = fixture::manifests(&[PODS[0], PODS[1], PODS[2], ("other", "node2")])?;
+        let mut pods = std::fs::read_to_string(manifests.join("pods.yaml"))?;
+        // Each service has one endpoint that answers, and one that refuses what it was told already.
+        for (pod, service) in [("server", "far"), ("spare", "far"), ("client", "near"), ("other", "near")] {
+            pods = pods.replace(&format!("labels: {{app: {pod}}}"), &format!("labels: {{of: {service}, app: {pod}}}"));
+        }
+        std::fs::write(manifests.join("pods.yaml"), pods)?;
+        let mesh = Mesh::start(&manifests)?;
+        let _server = Server::start(mesh.pod("server.app")?.pod.netns(), PORT, echo)?;
+        let client = mesh.pod("client.app")?.pod.netns().clone();
+        let _own = Server::start(&client, PORT, echo)?;
+        for (name, address, transport) in [("far", "10.96.0.12", "hbone"), ("near", "10.96.0.13", "hairpin")] {
+            service(&mesh, name, address, &format!("of: {name}"))?;
+            let (mut log, mut refusals) = (mesh.follow("node1")?, mesh.follow("node2")?);
+            // Who refuses is the first choice of every other call, until it has refused one.
+            for number in 0..20 {
+                let words = format!("hello {number}");
+                let to = SocketAddr::new(address.parse()?, 80);
+                connect_saying(&client, to, words.as_bytes())
+                    .and_then(|mut stream| ping(&mut stream, b", again"))
+                    .with_context(|| format!("{name}, call {number}"))?;
+                let ended = log.demand(Duration::from_secs(2), "an end", |access| access.field("outcome").is_some())?;
+                ensure!(ended.field("transport") == Some(transport), "{ended:?}");
+                let sent = words.len() + ", again".len();
+                ensure!(ended.number("bytes_sent") == Some(sent as u64), "{name}, call {number}: {ended:?}");
+            }
+            let refused = |access: &Access| access.field("reason") == Some("refused_by_pod");
+            refusals.demand(Duration::from_secs(2), "a refusal", refused)?;
+        }
+        Ok(())
+    })
+}
+
+/// What an application says may be an order. An agent that has it and does not answer may have passed it on.
+#[test]
+fn words_that_may_have_arrived_go_to_no_other_endpoint() {
+    in_sandbox!(|| {
+        let manifests = fixture::manifests(&PODS)?;
+        let mut pods = std::fs::read_to_string(manifests.join("pods.yaml"))?;
+        for pod in ["server", "client"] {
+            pods = pods.replace(&format!("labels: {{app: {pod}}}"), &format!("labels: {{of: both, app: {pod}}}"));
+        }
+        std::fs::write(manifests.join("pods.yaml"), pods)?;
+        let mut mesh = Mesh::start(&manifests)?;
+        let _server = Server::start(mesh.pod("server.app")?.pod.netns(), PORT, echo)?;
+        let client = mesh.pod("client.app")?.pod.netns().clone();
+        let said = Arc::new(Mutex::new(Vec::<String>::new()));
+        let heard = Arc::clone(&said);
+        let _own = Server::start(&client, PORT, move |mut stream| {
+            let mut words = [0; 64];
+            let length = stream.read(&mut words)?;
+            heard.lock().unwrap().push(String::from_utf8_lossy(&words[..length]).into_owned());
+            stream.write_all(&words[..length])
+        })?;
+        service(&mesh, "both", "10.96.0.14", "of: both")?;
+        let to = SocketAddr::from(([10, 96, 0, 14], 80));
+        let mut log = mesh.follow("node1")?;
+        // The peer was heard a moment ago, so that the words go with the request.
+        let far = |access: &Access| access.field("transport") == Some("hbone");
+        for number in 0.. {
+            ensure!(number < 30, "every call went to itself");
+            drop(connect_saying(&client, to, b"hello")?);
+            if log.wait_for(Duration::from_millis(100), far)?.is_some() {
+                break;
+            }
+        }
+        let mut node2 = mesh.agents.remove("node2").context("no agent")?.process;
+        node2.signal(Signal::SIGSTOP)?;
+        let mut orders = (0..30).map(|number| format!("order {number}"));
+        let lost = orders.find(|order| connect_saying(&client, to, order.as_bytes()).is_err());
+        let lost = lost.context("every call went to itself")?;
+        let record =
+            log.demand(Duration::from_secs(2), "the loss", |access| far(access) && access.outcome() == "failed")?;
+        let reason = record.field("reason");
+        ensure!(matches!(reason, Some("answer_timeout" | "keepalive_timeout")), "{record:?}");
+        ensure!(!said.lock().unwrap().contains(&lost), "{lost} was said to the other endpoint as well");
+        node2.signal(Signal::SIGCONT)
     })
 }
 
