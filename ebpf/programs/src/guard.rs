@@ -114,8 +114,9 @@ fn judge_ip(case: &mut Case<'_>, ip: &Ip) -> Counter {
     if !case.owns(&ip.source) {
         return if is_dhcp(case, ip) { case.control() } else { Counter::DropSource };
     }
+    // The agent sends nothing of the kind: a header that cannot be followed was made by the pod.
     if ip.odd {
-        return if tag::is_agents(case.ctx) { Counter::GuardTagged } else { Counter::DropUnparsable };
+        return Counter::DropUnparsable;
     }
     match ip.protocol {
         TCP => judge_tcp(case, ip),
@@ -130,23 +131,30 @@ fn judge_tcp(case: &mut Case<'_>, ip: &Ip) -> Counter {
     if case.config.flags & pod_flags::ENFORCE == 0 {
         return judge_unclassified(case, ip);
     }
-    if tag::is_agents(case.ctx) {
-        return Counter::GuardTagged;
-    }
     let Some(tcp) = packet::tcp(case.ctx, ip) else { return Counter::DropUnparsable };
     case.event = packet::with_tcp(case.event, &tcp);
-    // Closing ACKs of TIME_WAIT and SYN-cookie SYN-ACKs have no socket that could carry a tag.
-    if !tcp.opens() && !tcp.has_payload(case.ctx, ip) {
-        return if case.tally.take_bare() { Counter::GuardBare } else { Counter::DropRate };
+    if tag::is_agents(case.ctx, ip, &tcp) {
+        return Counter::GuardTagged;
     }
     let flow = packet::sent_by(case.pod, ip, &tcp);
-    if !tcp.opens() && PROBE_FLOWS.get_ptr(&flow).is_some() {
+    let probe = !tcp.opens() && PROBE_FLOWS.get_ptr(&flow).is_some();
+    let deadline = if tcp.opens() { None } else { PRE_ENROLMENT.get_ptr(&flow) };
+    if !tcp.opens() && !tcp.has_payload(case.ctx, ip) {
+        // Closing ACKs of TIME_WAIT and SYN-cookie SYN-ACKs have no socket that could carry a tag. What has one of its
+        // own, and is neither a probe's nor older than enrolment, has been opened past steering: by a SYN from the wire
+        // that crossed the pod's own (simultaneous open, RFC 9293 section 3.5). Its answers would complete that.
+        let bare = tcp.flags & packet::RST != 0 || probe || deadline.is_some() || !tag::is_pods_connection(case.ctx);
+        return match bare {
+            true if case.tally.take_bare() => Counter::GuardBare,
+            true => Counter::DropRate,
+            false => Counter::DropUntagged,
+        };
+    }
+    if probe {
         return Counter::GuardProbe;
     }
     // A kept connection goes on; a new one with its tuple is not kept.
-    if !tcp.opens()
-        && let Some(deadline) = PRE_ENROLMENT.get_ptr(&flow)
-    {
+    if let Some(deadline) = deadline {
         // SAFETY: the pointer comes from the map; a deadline is one aligned word.
         let deadline = unsafe { deadline.read_volatile() };
         // SAFETY: the helper has no preconditions.

@@ -77,6 +77,8 @@ pub struct Tricks {
     pub mark: Option<u32>,
     /// `IP_TRANSPARENT` and this source.
     pub source: Option<SocketAddr>,
+    /// Source port, of any own address.
+    pub port: Option<u16>,
     /// User id of the thread that makes and connects it.
     pub uid: Option<u32>,
     /// How long connecting may take.
@@ -98,6 +100,10 @@ pub fn connect_with(netns: &Netns, destination: impl Into<SocketAddr>, tricks: T
         let socket = Socket::new(Domain::for_address(destination), Type::STREAM, Some(Protocol::TCP))?;
         if tricks.bind_device {
             socket.bind_device(Some(b"eth0"))?;
+        }
+        if let Some(port) = tricks.port {
+            let any = if destination.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+            socket.bind(&SocketAddr::new(any, port).into())?;
         }
         if let Some(mark) = tricks.mark {
             socket.set_mark(mark)?;

@@ -222,6 +222,36 @@ fn t09b_a_second_interface_and_a_second_default_route_get_nothing_out() {
 }
 
 #[test]
+fn t09c_what_a_pod_makes_of_the_agents_packets_does_not_leave() {
+    in_sandbox!(|| {
+        let lab = Lab::two_nodes()?;
+        let pod = lab.node(1).pod("app", &PodOptions::default())?;
+        let server = lab.node(2).pod("server", &PodOptions::default())?;
+        let agent = Agent::start(lab.node(1))?;
+        let taken = agent.enrol(&pod)?;
+        for (meant, meant_not) in echoes(&server, 80)?.iter().zip(&echoes(&server, 81)?) {
+            let mut stream = taken.wire(meant.address)?;
+            peer::ping(&mut stream, b"as it is")?;
+            meant.peer()?;
+            // The agent's own connection, to another port or with another source port.
+            for (change, word) in
+                [("tcp dport 80 tcp dport set 81", "dport"), ("tcp dport 80 tcp sport set 7", "sport")]
+            {
+                let chain = format!("chain out {{\ntype route hook output priority 0;\n{change}\n}}");
+                let rules = format!("table inet away {{\n{chain}\n}}");
+                pod.netns().run("nft", &[&rules])?;
+                let before = agent.count(&pod, Counter::DropUntagged)?;
+                assert!(taken.wire_within(meant.address, SHORT).is_err(), "{word}");
+                assert!(meant.is_unvisited() && meant_not.is_unvisited(), "{word}");
+                assert!(agent.count(&pod, Counter::DropUntagged)? > before, "{word}");
+                pod.netns().run("nft", &["delete table inet away"])?;
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn t13_syn_cookies_work_with_the_guard_enforcing() {
     in_sandbox!(|| {
         let lab = Lab::two_nodes()?;

@@ -70,6 +70,35 @@ fn t01b_a_process_without_rights_cannot_leave_by_binding_to_the_interface() {
 }
 
 #[test]
+fn t01c_two_syns_that_cross_open_nothing_past_the_agent() {
+    in_sandbox!(|| {
+        let lab = Lab::two_nodes()?;
+        let pod = lab.node(1).pod("app", &PodOptions::default())?;
+        let accomplice = lab.node(2).pod("accomplice", &PodOptions::default())?;
+        let agent = Agent::start(lab.node(1))?;
+        let _taken = agent.enrol(&pod)?;
+        let patience = Some(std::time::Duration::from_millis(2500));
+        for v6 in [false, true] {
+            let (near, far) = if v6 { (40_003, 40_004) } else { (40_001, 40_002) };
+            let (here, there) = (at(own(&pod, v6)?, near), at(own(&accomplice, v6)?, far));
+            let from_here =
+                Tricks { bind_device: true, uid: Some(65534), port: Some(near), patience, ..Tricks::default() };
+            let from_there = Tricks { port: Some(far), patience, ..Tricks::default() };
+            let before = agent.count(&pod, Counter::DropUntagged)?;
+            let netns = pod.netns().clone();
+            // The pod's own SYN is dropped, and leaves a socket that an established look-up finds.
+            let opening = std::thread::spawn(move || peer::connect_with(&netns, there, from_here));
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            assert!(peer::connect_with(accomplice.netns(), here, from_there).is_err(), "a way in past the agent");
+            assert!(opening.join().is_ok_and(|opened| opened.is_err()));
+            // The SYN and the answer to the other one.
+            assert!(agent.count(&pod, Counter::DropUntagged)? >= before + 2);
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn t03_the_agent_accepts_on_every_port_and_its_answers_pass_the_guard() {
     in_sandbox!(|| {
         let lab = Lab::two_nodes()?;
