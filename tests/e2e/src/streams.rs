@@ -2,15 +2,14 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use culvert_lab::Netns;
+use culvert_lab::{Netns, Process};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, setsockopt, socket, sockopt};
+use nix::sys::signal::Signal;
 
 /// Raises the soft limit of open files to the hard one.
 pub fn allow_many_files() -> Result<()> {
@@ -73,18 +72,17 @@ pub fn connect(netns: &Netns, to: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// Connects from inside a pod with words that are there as soon as the connection is: they wait in the socket before
-/// its SYN goes out (`TCP_FASTOPEN_CONNECT`, without a cookie). Demands them back.
-pub fn connect_saying(netns: &Netns, to: SocketAddr, words: &[u8]) -> Result<TcpStream> {
-    let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let make = || Ok(socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp)?);
-    let socket = netns.enter(make)?;
-    setsockopt(&socket, sockopt::TcpFastOpenConnect, &true)?;
-    nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
-    let mut stream = TcpStream::from(socket);
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    ping(&mut stream, words)?;
+/// Connects from inside a pod with words that are there when its agent takes the connection: it is stopped until they
+/// are. Demands them back.
+pub fn connect_saying(netns: &Netns, to: SocketAddr, words: &[u8], agent: &mut Process) -> Result<TcpStream> {
+    agent.signal(Signal::SIGSTOP)?;
+    std::thread::sleep(Duration::from_millis(5));
+    let said = connect(netns, to).and_then(|mut stream| stream.write_all(words).map(|()| stream).map_err(Into::into));
+    agent.signal(Signal::SIGCONT)?;
+    let mut stream = said?;
+    let mut back = vec![0; words.len()];
+    stream.read_exact(&mut back)?;
+    ensure!(back == words, "sent {words:?}, got {back:?}");
     Ok(stream)
 }
 
