@@ -46,7 +46,7 @@ impl Early {
     }
 
     /// The peer has not taken the connection, and so nobody has got the bytes.
-    pub(crate) fn is_back(&mut self) {
+    pub(crate) fn comes_back(&mut self) {
         self.out = false;
     }
 

@@ -96,27 +96,12 @@ impl Pool {
         D: FnMut() -> F,
         F: Future<Output = io::Result<TcpStream>> + 'static,
     {
-        self.open_for(None, &mut Early::default(), route, request, dial).await
+        self.open_saying(None, &mut Early::default(), route, request, dial).await
     }
 
-    /// The same for an application on this socket, with what it says at once. Bytes that may have reached an application
+    /// The same with what the application on this socket says at once. Bytes that may have reached an application
     /// are not said again: after such a failure [`Early::is_out`] is true.
     pub async fn open_saying<D, F>(
-        &self,
-        app: &TcpStream,
-        early: &mut Early,
-        route: &Route,
-        request: &ConnectRequest,
-        dial: D,
-    ) -> Result<TunnelStream, OpenError>
-    where
-        D: FnMut() -> F,
-        F: Future<Output = io::Result<TcpStream>> + 'static,
-    {
-        self.open_for(Some(app), early, route, request, dial).await
-    }
-
-    async fn open_for<D, F>(
         &self,
         app: Option<&TcpStream>,
         early: &mut Early,
@@ -140,7 +125,7 @@ impl Pool {
             let app = app.filter(|_| seated.is_lively() || fresh);
             let asked = self.ask(seated, request, app, early).await;
             if asked.as_ref().map_or_else(was_not_taken, |_| true) {
-                early.is_back();
+                early.comes_back();
             }
             match asked {
                 Err(error) if tries < TRIES && (may_retry(&error) || (lost(&error) && !fresh)) && !early.is_out() => {}

@@ -151,7 +151,7 @@ async fn world() -> World {
 async fn open(world: &World, to: SocketAddr, near: &TcpStream, early: &mut Early) -> Result<TunnelStream, OpenError> {
     let route = world.client.route(SERVER, to);
     let request = ConnectRequest::to(Authority::from(to));
-    world.pool.open_saying(near, early, &route, &request, world.dial(to)).await
+    world.pool.open_saying(Some(near), early, &route, &request, world.dial(to)).await
 }
 
 async fn carry(near: TcpStream, early: &Early, stream: TunnelStream, meter: Arc<Meter>) -> Totals {

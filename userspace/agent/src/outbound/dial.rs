@@ -210,7 +210,7 @@ async fn tunnel(
     let request = request(accepted, address);
     let begun = tokio::time::Instant::now();
     let dial = || dialler(accepted.pod.netns.clone(), gate);
-    let opened = worker.pool.open_saying(&accepted.io, early, &route, &request, dial).await;
+    let opened = worker.pool.open_saying(Some(&accepted.io), early, &route, &request, dial).await;
     if opened.is_ok() {
         worker.shared.metrics.own.connect_seconds.observe(begun.elapsed());
     }
