@@ -142,6 +142,9 @@ impl Latency {
     }
 }
 
+/// How much longer than planned a load may take. What somebody holds back for ever has to end.
+const GRACE: Duration = Duration::from_secs(60);
+
 /// Up to a minute, three digits.
 fn histogram() -> Result<Histogram<u64>> {
     Ok(Histogram::new_with_bounds(1, 60_000_000_000, 3)?)
@@ -158,6 +161,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         warmup: Duration::from_secs_f64(arguments.warmup),
         length: Duration::from_secs_f64(arguments.seconds),
     };
+    let lingers = match arguments.kind {
+        Kind::Idle { linger, .. } => linger,
+        _ => 0.0,
+    };
+    let limit = window.warmup + window.length + Duration::from_secs_f64(lingers) + GRACE;
+    // Its signal ends the process.
+    nix::unistd::alarm::set(u32::try_from(limit.as_secs())?);
     let meter = Meter::new(arguments.watch.clone());
     let first = *arguments.to.first().context("no server")?;
     let at = |port| SocketAddr::new(first, port);

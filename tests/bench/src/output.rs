@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::load::Outcome;
 use crate::pulse::Distance;
-use crate::rig::{Contender, Record, Workload};
+use crate::rig::{Contender, Failure, Record, Workload};
 use crate::stats::{Ratio, median, paired};
 
 /// Everything that was measured, as it is kept.
@@ -17,6 +17,8 @@ use crate::stats::{Ratio, median, paired};
 pub(crate) struct Raw {
     pub(crate) facts: crate::rig::Facts,
     pub(crate) records: Vec<Record>,
+    #[serde(default)]
+    pub(crate) failures: Vec<Failure>,
 }
 
 impl Raw {
@@ -28,6 +30,7 @@ impl Raw {
             let one: Raw = serde_json::from_str(&text).with_context(|| format!("{}", file.display()))?;
             let before = all.records.iter().map(|record| record.round).max().unwrap_or_default();
             all.records.extend(one.records.into_iter().map(|record| Record { round: record.round + before, ..record }));
+            all.failures.extend(one.failures);
             all.facts.machine.extend(one.facts.machine);
             all.facts.versions.extend(one.facts.versions);
             all.facts.settings.extend(one.facts.settings);
@@ -287,11 +290,15 @@ pub(crate) fn short(figure: f64) -> String {
     format!("{figure:.digits$}")
 }
 
-/// The one rule that drops runs, and how many it has dropped.
+/// The one rule that drops runs, and how many it has dropped; who could not do what.
 pub(crate) fn moved(raw: &Raw) -> String {
     let moved = raw.records.iter().filter(|record| record.moved).count();
-    format!(
+    let mut text = format!(
         "{moved} of {} runs do not count: within their block the host moved the cores or somebody else used them",
         raw.records.len()
-    )
+    );
+    for Failure { contender, workload, why } in &raw.failures {
+        let _ = write!(text, "\n{contender} has no figure for {workload}, {why}");
+    }
+    text
 }

@@ -28,7 +28,7 @@ pub(crate) use cold::{ColdArguments, run as cold};
 pub(crate) use contender::Contender;
 pub(crate) use counts::{Arguments as CountArguments, run as count};
 pub(crate) use facts::Facts;
-pub(crate) use rounds::Record;
+pub(crate) use rounds::{Failure, Record};
 pub(crate) use sidecars::{SidecarArguments, run as sidecars};
 pub(crate) use workload::Workload;
 
@@ -153,10 +153,10 @@ fn compare(wanted: &Arguments) -> Result<()> {
     let (contenders, workloads) = chosen(wanted)?;
     let mut lab = Lab::new()?;
     let mut field = field::Field::start(&mut lab, &contenders, wanted)?;
-    field.choose(&workloads, wanted)?;
+    field.choose(&workloads, wanted);
     let facts = facts::gather(wanted, &field);
-    let records = rounds::run(&field, &workloads, wanted)?;
-    let raw = crate::output::Raw { facts, records };
+    let (records, failures) = rounds::run(&field, &workloads, wanted)?;
+    let raw = crate::output::Raw { facts, records, failures };
     crate::output::write(&raw, &wanted.out)?;
     match &wanted.check {
         Some(document) => crate::regression::check(&raw, document),

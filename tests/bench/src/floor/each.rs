@@ -63,6 +63,8 @@ struct Pair {
     /// The server's end learns from the first two bytes which port it is for.
     app: Option<End>,
     to_app: Vec<u8>,
+    /// The application was told that nothing more comes.
+    told: bool,
     proven: bool,
 }
 
@@ -114,7 +116,7 @@ impl Worker {
         });
         let wire = self.watch(wire, place, 1)?;
         let app = app.map(|app| self.watch(app, place, 0)).transpose()?;
-        self.pairs[place] = Some(Pair { wire, tls, app, to_app: Vec::new(), proven: false });
+        self.pairs[place] = Some(Pair { wire, tls, app, to_app: Vec::new(), told: false, proven: false });
         Ok(())
     }
 
@@ -208,8 +210,10 @@ impl Pair {
                 Err(error) => return Err(error.into()),
             }
         }
-        if self.wire.ended && self.to_app.is_empty() {
+        // Once: each time wakes the one who waits for this very socket.
+        if self.wire.ended && self.to_app.is_empty() && !self.told {
             let _ = app.socket.shutdown(Shutdown::Write);
+            self.told = true;
         }
         Ok(())
     }

@@ -45,21 +45,28 @@ impl Field {
     }
 
     /// Lets the variants of each rival try each workload once.
-    pub(crate) fn choose(&mut self, workloads: &[Workload], wanted: &Arguments) -> Result<()> {
+    pub(crate) fn choose(&mut self, workloads: &[Workload], wanted: &Arguments) {
         for variants in &self.found {
             let [first, second] = variants.as_slice() else { continue };
             for workload in workloads.iter().filter(|workload| workload.is_timed()) {
-                let rate = |one: &Found| -> Result<f64> {
-                    let (outcome, _) = rounds::measure(one, workload, wanted)
-                        .with_context(|| format!("{} under {}, the trial", one.name(), workload.name))?;
-                    Ok(outcome.rate())
+                // One that fails is not chosen; if both do, the rounds will say so.
+                let rate = |one: &Found| match rounds::measure(one, workload, wanted) {
+                    Ok((outcome, _)) => outcome.rate(),
+                    Err(error) => {
+                        eprintln!(
+                            "{}, {} threads, under {}, the trial: {error:#}",
+                            one.name(),
+                            one.workers,
+                            workload.name
+                        );
+                        0.0
+                    }
                 };
-                let is_second = rate(second)? > rate(first)?;
+                let is_second = rate(second) > rate(first);
                 let workers = if is_second { second.workers } else { first.workers };
                 self.second.insert((first.name(), workload.name.clone()), Choice { is_second, workers });
             }
         }
-        Ok(())
     }
 
     /// Who runs this workload.

@@ -1,5 +1,6 @@
 //! A client's pod on one node and a server's pod on another, alike for every contender.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -97,6 +98,9 @@ pub(crate) fn finish(mut command: Command) -> Result<Outcome> {
 
 /// Reads what a load printed.
 pub(crate) fn parse(done: &std::process::Output) -> Result<Outcome> {
+    if done.status.signal() == Some(nix::libc::SIGALRM) {
+        bail!("the load did not come to its end: nothing moved any more");
+    }
     if !done.status.success() {
         bail!("the load failed: {}", String::from_utf8_lossy(&done.stderr).trim());
     }

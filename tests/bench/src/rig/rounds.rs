@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use rand::seq::SliceRandom as _;
 use serde::{Deserialize, Serialize};
 
@@ -46,10 +46,18 @@ pub(crate) struct Record {
     pub(crate) moved: bool,
 }
 
-/// All rounds. A run that fails fails the comparison: no round is left out by its result.
-pub(crate) fn run(field: &Field, workloads: &[Workload], wanted: &Arguments) -> Result<Vec<Record>> {
+/// A rival that could not do a workload. It is left out of it from then on, and what it did before does not count either.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    pub(crate) contender: String,
+    pub(crate) workload: String,
+    pub(crate) why: String,
+}
+
+/// All rounds. A run of ours that fails fails the comparison: no round is left out by its result.
+pub(crate) fn run(field: &Field, workloads: &[Workload], wanted: &Arguments) -> Result<(Vec<Record>, Vec<Failure>)> {
     let mut random = rand::rng();
-    let mut records = Vec::new();
+    let (mut records, mut failures) = (Vec::new(), Vec::<Failure>::new());
     for round in 1..=wanted.rounds {
         eprintln!("round {round} of {}", wanted.rounds);
         let mut order: Vec<&Workload> = workloads.iter().collect();
@@ -57,27 +65,50 @@ pub(crate) fn run(field: &Field, workloads: &[Workload], wanted: &Arguments) -> 
         for workload in order {
             for _ in 0..TRIES {
                 let mut turn = field.of(workload);
+                let gave_up =
+                    |name: &str, failure: &Failure| failure.contender == name && failure.workload == workload.name;
+                turn.retain(|one| !failures.iter().any(|failure| gave_up(one.name(), failure)));
                 turn.shuffle(&mut random);
-                let block = block(round, &turn, workload, wanted)?;
+                let (block, failure) = block(round, &turn, workload, wanted)?;
                 let moved = block.iter().any(|record| record.moved);
                 records.extend(block);
+                failures.extend(
+                    failure.inspect(|one| eprintln!("{} gave up {}: {}", one.contender, one.workload, one.why)),
+                );
                 if !moved {
                     break;
                 }
             }
         }
     }
-    Ok(records)
+    for failure in &failures {
+        records.retain(|one: &Record| one.contender != failure.contender || one.workload != failure.workload);
+    }
+    Ok((records, failures))
 }
 
-/// Every contender once. It ends early when the cores have moved or were busy, and then counts for nothing.
-fn block(round: usize, turn: &[&Found], workload: &Workload, wanted: &Arguments) -> Result<Vec<Record>> {
+/// Every contender once. It ends early when the cores have moved or were busy, or a rival has failed, and then counts for
+/// nothing.
+fn block(
+    round: usize,
+    turn: &[&Found],
+    workload: &Workload,
+    wanted: &Arguments,
+) -> Result<(Vec<Record>, Option<Failure>)> {
     let cores = placement(wanted.cores)?;
     let mut records = Vec::new();
-    let mut moved = false;
+    let (mut moved, mut failure) = (false, None);
     for one in turn {
-        let (outcome, beside) = measure(one, workload, wanted)
-            .with_context(|| format!("{} under {}, round {round}", one.name(), workload.name))?;
+        let (outcome, beside) = match measure(one, workload, wanted) {
+            Ok(measured) => measured,
+            Err(error) if one.contender.is_rival() => {
+                let why = format!("round {round}: {error:#}");
+                failure = Some(Failure { contender: one.name().to_owned(), workload: workload.name.clone(), why });
+                moved = true;
+                break;
+            }
+            Err(error) => return Err(error.context(format!("{} under {}, round {round}", one.name(), workload.name))),
+        };
         // With a second load its processor time is not the first one's; connections that are only held are judged by memory.
         let judged = beside.is_none() && !workload.name.starts_with("idle") && !workload.name.starts_with("stall");
         let busy = judged && outcome.usage.foreign > FOREIGN * outcome.usage.seconds;
@@ -90,7 +121,7 @@ fn block(round: usize, turn: &[&Found], workload: &Workload, wanted: &Arguments)
         }
     }
     records.iter_mut().for_each(|record| record.moved = moved);
-    Ok(records)
+    Ok((records, failure))
 }
 
 /// Waits, for a while, until the cores are where they were asked to be.
@@ -118,10 +149,13 @@ fn run_load(one: &Found, workload: &Workload, wanted: &Arguments) -> Result<(Out
         return Ok((pair::finish(load(&workload.words, wanted.seconds, wanted.warmup)?)?, None));
     };
     // The second begins first and ends last, so that the first is never alone.
-    let beside = spawn(load(second, wanted.seconds, wanted.warmup)?)?;
-    let outcome = pair::finish(load(&workload.words, wanted.seconds, wanted.warmup)?)?;
-    let beside = pair::parse(&beside.wait_with_output()?)?;
-    Ok((outcome, Some(beside)))
+    let mut beside = spawn(load(second, wanted.seconds, wanted.warmup)?)?;
+    let outcome = pair::finish(load(&workload.words, wanted.seconds, wanted.warmup)?);
+    if outcome.is_err() {
+        beside.kill()?;
+    }
+    let beside = beside.wait_with_output()?;
+    Ok((outcome?, Some(pair::parse(&beside)?)))
 }
 
 fn spawn(mut command: Command) -> Result<std::process::Child> {

@@ -38,8 +38,10 @@ impl Workload {
             let words = format!("requests --connections 16 --rate {rate} --size {size}");
             all.push(Workload::new(format!("rate{rate}{suffix}"), title, words));
         }
-        let title = "new connections, 16 at a time".to_owned();
-        all.push(Workload::new("connects".to_owned(), title, "connects --at-a-time 16".to_owned()));
+        for (at_a_time, name) in [(16, "connects"), (1, "connects1")] {
+            let title = format!("new connections, {at_a_time} at a time");
+            all.push(Workload::new(name.to_owned(), title, format!("connects --at-a-time {at_a_time}")));
+        }
         let title = "requests of 1 KB, 16 connections, beside one bulk stream".to_owned();
         let mut mice = Workload::new("mice".to_owned(), title, "requests --connections 16".to_owned());
         mice.beside = Some(words("bulk --streams 1"));
