@@ -1,6 +1,7 @@
 //! Read-back finds what is missing, and repair mends it.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aya::programs::links::{FdLink, PinnedLink};
@@ -111,6 +112,26 @@ fn t26c_a_guard_that_is_not_first_or_not_ours_is_found() {
         assert_eq!(agent.deviations(&pod)?, ["guard_not_first"]);
         let repair = agent.on_node(|redirect| Ok(redirect.repair("app")?))?;
         assert_eq!(repair.remaining, []);
+        // While it moves to the front again and again it is never without a pin: an agent may die at any moment.
+        let guard = pins().join("pods/app/guard");
+        let (over, missed) = (AtomicBool::new(false), AtomicUsize::new(0));
+        std::thread::scope(|scope| -> Result<()> {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    missed.fetch_add(usize::from(!guard.exists()), Ordering::Relaxed);
+                }
+            });
+            let moves = (0..30).try_for_each(|_| -> Result<()> {
+                std::fs::remove_file(pins().join("maps/in-front"))?;
+                raw::attach_in_front(lab.node(1).netns(), &pod, id, &pins().join("maps/in-front"))?;
+                let repair = agent.on_node(|redirect| Ok(redirect.repair("app")?))?;
+                ensure!(repair.remaining.is_empty(), "{:?}", repair.remaining);
+                Ok(())
+            });
+            over.store(true, Ordering::Relaxed);
+            moves
+        })?;
+        assert_eq!(missed.into_inner(), 0, "looks at which the guard had no pin");
         // Another program in the guard's place.
         std::fs::remove_file(pins().join("pods/app/guard"))?;
         std::fs::rename(pins().join("maps/in-front"), pins().join("pods/app/guard"))?;

@@ -10,6 +10,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcBpfFlags, TcFilterBpfOption, TcHandle, TcHeader, TcMessage, TcOption};
 
 use crate::netlink::{Netlink, absent, exists};
+use crate::pins;
 use crate::programs::Loaded;
 use crate::sys;
 
@@ -89,11 +90,14 @@ impl Mechanism {
     }
 
     /// Attaches a second copy of the program in front and lets the first go. A chain takes the same
-    /// program only once, hence the copy.
+    /// program only once, hence the copy. There is no moment without a pin: an agent that dies here
+    /// leaves the one or the other.
     pub(crate) fn move_to_front(self, pin: &Path, copy: &Loaded, ifindex: u32, way: Way) -> io::Result<()> {
         let fresh = attach_tcx(copy, ifindex, way)?;
-        std::fs::remove_file(pin)?;
-        sys::pin(fresh.as_fd(), pin)
+        let beside = pins::beside(pin);
+        pins::ignore_absent(std::fs::remove_file(&beside))?;
+        sys::pin(fresh.as_fd(), &beside)?;
+        std::fs::rename(&beside, pin)
     }
 
     /// Looks at one hook for the program with this tag.

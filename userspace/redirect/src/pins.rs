@@ -46,14 +46,23 @@ impl PodPins {
 
     /// Removes all pins of the pod, the guard last; what is pinned nowhere else is detached by that.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        for pin in [&self.folder.join("host"), &self.steer, &self.probe, &self.listeners, &self.watch, &self.guard] {
+        let (watch, guard) = (beside(&self.watch), beside(&self.guard));
+        let host = self.folder.join("host");
+        for pin in [&host, &self.steer, &self.probe, &self.listeners, &watch, &self.watch, &guard, &self.guard] {
             ignore_absent(std::fs::remove_file(pin))?;
         }
         ignore_absent(std::fs::remove_dir(&self.folder))
     }
 }
 
-fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
+/// Where the successor of a pin is pinned before it takes its place. (Names in bpffs have no dots.)
+pub(crate) fn beside(pin: &Path) -> PathBuf {
+    let mut name = pin.as_os_str().to_owned();
+    name.push("-next");
+    name.into()
+}
+
+pub(crate) fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
