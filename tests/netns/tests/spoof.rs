@@ -321,6 +321,44 @@ fn t28b_what_is_not_tcp_is_counted_or_dropped() {
     });
 }
 
+/// A process with `NET_ADMIN` gives its pod addresses before the pod is taken: another pod's, to speak and to answer for.
+#[test]
+fn t28d_addresses_that_are_not_known_to_be_the_pods_are_not_taken_for_its_own() {
+    in_sandbox!(|| {
+        let lab = Lab::two_nodes()?;
+        let pod = lab.node(1).pod("app", &PodOptions::default())?;
+        let (pod4, pod6) = (pod.ip4(), pod.ip6().context("no IPv6")?);
+        for address in [format!("{VICTIM4}/32"), format!("{VICTIM6}/128")] {
+            pod.netns().ip(&format!("addr add {address} dev eth0 nodad"))?;
+        }
+        let (mac, _) = raw::macs(&pod)?;
+        let agent = Agent::start(lab.node(1))?;
+        // Of a family that the pod is not known by, all are.
+        let taken = agent.enrol_with(&pod, PodSettings { addresses: vec![pod4.into()], ..PodSettings::default() })?;
+        let mut own = taken.pod.addresses.clone();
+        own.sort();
+        let mut expected: Vec<IpAddr> = vec![pod4.into(), pod6.into(), VICTIM6.into()];
+        expected.sort();
+        assert_eq!(own, expected);
+        let socket = PacketSocket::open(pod.netns(), "eth0")?;
+        let scene = Scene { pod, agent, socket, _taken: taken, _lab: lab };
+        let udp = |source: IpAddr, destination: IpAddr| frame::udp(at(source, 5000), at(destination, 53), b"?");
+        let arp = |address| -> Result<Frame> {
+            Ok(Frame { ethertype: 0x0806, payload: arp(mac, address), ..scene.ip(vec![0x45])? })
+        };
+        scene.check_all(vec![
+            case("its own", scene.ip(udp(pod4.into(), FAR4.into()))?, Counter::Unprotected),
+            case("another's", scene.ip(udp(VICTIM4.into(), FAR4.into()))?, Counter::DropSource),
+            case("ARP for another's", arp(VICTIM4)?, Counter::DropArp),
+        ])?;
+        // Later enrolments of the same pod believe the first one.
+        let wider = PodSettings { addresses: vec![pod4.into(), VICTIM4.into()], ..PodSettings::default() };
+        let again = scene.agent.enrol_with(&scene.pod, wider)?;
+        assert!(!again.pod.addresses.contains(&VICTIM4.into()));
+        Ok(())
+    });
+}
+
 #[test]
 fn t28c_a_pod_that_may_not_use_udp_keeps_dns_only() {
     in_sandbox!(|| {

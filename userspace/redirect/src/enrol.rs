@@ -145,7 +145,9 @@ impl Node {
             .at_home(|| interface::read_host(&interface, &netns))
             .map_err(system("read the node's interfaces"))?
             .map_err(EnrolError::Interface)?;
-        self.recall_addresses(uid, &netns, host.ifindex, &mut interface)?;
+        if !self.recall_addresses(uid, &netns, host.ifindex, &mut interface)? {
+            interface.keep_known(&settings.addresses);
+        }
         let slot = self.slot(host.ifindex)?;
         Ok(Subject { uid: uid.to_owned(), netns: Arc::new(netns), interface, host, slot, settings })
     }
@@ -165,25 +167,26 @@ impl Node {
     }
 
     /// Of a pod that an earlier agent enrolled, the guard still knows the addresses of that time. What
-    /// the pod has now may be what it has given itself since: it is not believed.
+    /// the pod has now may be what it has given itself since: it is not believed. False if there was no such agent.
     fn recall_addresses(
         &self,
         uid: &str,
         netns: &Namespace,
         ifindex: u32,
         interface: &mut PodInterface,
-    ) -> Result<(), EnrolError> {
+    ) -> Result<bool, EnrolError> {
         let policy = &self.shared.maps.pod_policy;
         let known: Option<PodConfig> = policy.get(&ifindex).map_err(system("read the map pod_policy"))?;
         let steer = sys::pinned(&self.pins.pod(uid).steer).map_err(system("open the pin of steering"))?;
-        let (Some(known), Some(steer)) = (known, steer) else { return Ok(()) };
+        let (Some(known), Some(steer)) = (known, steer) else { return Ok(false) };
         let target = sys::link_info(steer.as_fd()).map_err(system("look at steering"))?.target;
-        if known.flags & pod_flags::ENFORCE != 0 && u64::from(target) == netns.inode() {
+        let stands = known.flags & pod_flags::ENFORCE != 0 && u64::from(target) == netns.inode();
+        if stands {
             let count = usize::from(known.address_count);
             interface.addresses = known.addresses.iter().take(count).map(|words| ip(*words)).collect();
             interface.mac = known.mac;
         }
-        Ok(())
+        Ok(stands)
     }
 
     fn check_unique(&self, uid: &str, inode: u64) -> Result<(), EnrolError> {

@@ -34,6 +34,23 @@ pub(crate) struct PodInterface {
     pub(crate) tentative: bool,
 }
 
+impl PodInterface {
+    /// Leaves of each family that `known` names only what it names, beside what is link-local. If the two have nothing in
+    /// common, this is not the interface that was meant, and it stays as it is: for the caller to see.
+    pub(crate) fn keep_known(&mut self, known: &[IpAddr]) {
+        let known: Vec<IpAddr> = known.iter().map(IpAddr::to_canonical).collect();
+        if !self.addresses.iter().any(|ip| known.contains(ip)) {
+            return;
+        }
+        let is_of_named_family = |ip: &IpAddr| known.iter().any(|own| own.is_ipv4() == ip.is_ipv4());
+        let foreign = |ip: &IpAddr| !is_link_local(*ip) && is_of_named_family(ip) && !known.contains(ip);
+        for ip in self.addresses.iter().filter(|ip| foreign(ip)) {
+            tracing::warn!(interface = self.name, address = %ip, pod = ?known, "an address that is not known to be the pod's is not taken for its own");
+        }
+        self.addresses.retain(|ip| !foreign(ip));
+    }
+}
+
 /// The node's side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HostVeth {

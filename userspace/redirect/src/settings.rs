@@ -38,6 +38,10 @@ pub enum HostHooks {
 /// Settings of one pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodSettings {
+    /// The addresses that the pod is known by, if it is. What else its interface has of a family named here is not taken
+    /// for its own at its first enrolment: a process with `NET_ADMIN` may have put it there. Link-local addresses are
+    /// not concerned, and what an earlier enrolment took stays as it was.
+    pub addresses: Vec<IpAddr>,
     /// Ports of httpGet, tcpSocket and gRPC probes and lifecycle hooks; at most 16.
     pub probe_ports: Vec<u16>,
     /// Drop UDP and SCTP, DNS to [`Config::dns`] excepted (`culvert.dev/non-tcp: deny`).
