@@ -161,3 +161,27 @@ fn pins_of_pods_that_are_gone_are_collected_while_the_agent_runs() {
         Ok(())
     })
 }
+
+/// An agent that dies between the two halves of a withdrawal leaves a guard without steering. The pod is not the mesh's any
+/// more, so that nobody would enrol it, and it would be closed for ever.
+#[test]
+fn a_withdrawal_that_was_cut_off_is_finished_by_the_next_agent() {
+    in_sandbox!(|| {
+        let mut mesh = Mesh::start(&fixture::manifests(&PODS)?)?;
+        let (uid, node) = (mesh.pod("spare.app")?.spec.uid.clone(), mesh.pod("spare.app")?.pod.node().clone());
+        let to = SocketAddr::from((mesh.pod("spare.app")?.pod.ip4(), PORT));
+        let _server = Server::start(mesh.pod("spare.app")?.pod.netns(), PORT, echo)?;
+        let pins = pins_of(&uid);
+        mesh.agents.get_mut("node2").context("no agent")?.process.kill9()?;
+        std::fs::remove_file(pins.join("steer"))?;
+        let stranger = mesh.pod("stranger.outside")?.pod.netns().clone();
+        let call = || connect(&stranger, to).and_then(|mut stream| ping(&mut stream, b"hello"));
+        ensure!(call().is_err(), "open before anybody said so");
+        replace(&mesh, "pods.yaml", |pods| {
+            pods.replace("labels: {app: spare}", "labels: {app: spare, culvert.dev/enroll: \"false\"}")
+        })?;
+        mesh.launch_agent_with(&node, &[])?;
+        wait_until("its pins are gone", Duration::from_secs(20), || Ok(!pins.exists()))?;
+        call()
+    })
+}

@@ -1,5 +1,6 @@
 //! Mending what differs, letting pods go, and clearing up after those that are gone.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -16,7 +17,7 @@ use crate::interface;
 use crate::namespace::Namespace;
 use crate::netlink::Netlink;
 use crate::node::{Enrolled, Node};
-use crate::pod::Listeners;
+use crate::pod::{Listeners, PinnedPod};
 use crate::settings::{OpenFlows, PodSettings};
 use crate::{kept, listener, programs, routing, verify};
 
@@ -151,9 +152,7 @@ impl Node {
         let enrolled = self.pods().remove(uid);
         let netns = match &enrolled {
             Some(pod) => Some(pod.netns.clone()),
-            None => {
-                find_netns(&self.proc, pinned.netns_inode).map_err(withdrawing("look for the netns"))?.map(Arc::new)
-            }
+            None => self.find_netns(&pinned).map_err(withdrawing("look for the netns"))?.map(Arc::new),
         };
         let ifindex = enrolled.map_or(pinned.host_ifindex, |pod| pod.host.ifindex);
         if let Some(netns) = netns {
@@ -235,11 +234,26 @@ impl Node {
     }
 }
 
-/// A netns by its inode: of a process, or by a name under `/run/netns`.
-fn find_netns(proc: &Path, inode: u64) -> io::Result<Option<Namespace>> {
-    if inode == 0 {
-        return Ok(None);
+impl Node {
+    /// The netns of a pod that this process did not enrol: the one that is steered, else (an agent died before it steered,
+    /// or while it withdrew) the one at the other end of the guarded veth.
+    fn find_netns(&self, pinned: &PinnedPod) -> io::Result<Option<Namespace>> {
+        let steered = |netns: &Namespace| Ok(netns.inode() == pinned.netns_inode);
+        let behind = |netns: &Namespace| {
+            let Ok(Ok(interface)) = netns.enter(&self.shared.home, interface::read_pod) else { return Ok(false) };
+            Ok(interface.peer == pinned.host_ifindex
+                && self.at_home(|| interface::read_host(&interface, netns))?.is_ok())
+        };
+        match pinned {
+            PinnedPod { netns_inode: 0, host_ifindex: 0, .. } => Ok(None),
+            PinnedPod { netns_inode: 0, .. } => find_netns(&self.proc, behind),
+            _ => find_netns(&self.proc, steered),
+        }
     }
+}
+
+/// The first netns that is wanted among those of processes and those with a name under `/run/netns`.
+fn find_netns(proc: &Path, is_wanted: impl Fn(&Namespace) -> io::Result<bool>) -> io::Result<Option<Namespace>> {
     let mut candidates = Vec::new();
     for entry in std::fs::read_dir(proc)?.flatten() {
         if entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()) {
@@ -249,11 +263,13 @@ fn find_netns(proc: &Path, inode: u64) -> io::Result<Option<Namespace>> {
     if let Ok(named) = std::fs::read_dir("/run/netns") {
         candidates.extend(named.flatten().map(|entry| entry.path()));
     }
+    let mut seen = BTreeSet::new();
     for path in candidates {
         // Processes end while we look.
         let Ok(file) = File::open(path) else { continue };
         let fd = file.as_fd().try_clone_to_owned()?;
-        if let Some(netns) = Namespace::from_fd(fd)?.filter(|netns| netns.inode() == inode) {
+        let Some(netns) = Namespace::from_fd(fd)?.filter(|netns| seen.insert(netns.inode())) else { continue };
+        if is_wanted(&netns)? {
             return Ok(Some(netns));
         }
     }

@@ -148,7 +148,7 @@ impl Enroller {
         let changing = self.changing.lock().await;
         self.staying()?;
         // Since the pins were listed the socket may have withdrawn the pod, or enrolled it.
-        let still = self.pinned().await.map_err(|_| EnrolError::Stopping)?.get(&pin.uid) == Some(pin);
+        let still = self.pins().await.map_err(|_| EnrolError::Stopping)?.get(&pin.uid) == Some(pin);
         if !still || self.held().contains_key(&WorkloadUid::new(&pin.uid)) {
             return Ok(());
         }
@@ -181,7 +181,8 @@ impl Enroller {
         }
     }
 
-    /// Collects the pins of pods that are gone; gives those whose namespace is alive.
+    /// Collects the pins of pods that are gone; gives those of the others. One that has a guard and no steering was being
+    /// enrolled or withdrawn when its agent died: it is closed, and is opened if its record says so.
     async fn sweep(&self) -> Result<BTreeMap<String, PinnedPod>, String> {
         let _changing = self.changing.lock().await;
         let redirect = self.parts.redirect.clone();
@@ -196,14 +197,23 @@ impl Enroller {
                 tracing::warn!(pod = uid, %error, "the pod could not be struck out of the book");
             }
         }
-        self.pinned().await
+        self.pins().await
     }
 
+    /// Pods that are steered: whose namespace is alive.
     pub(super) async fn pinned(&self) -> Result<BTreeMap<String, PinnedPod>, String> {
+        let mut pins = self.pins().await?;
+        pins.retain(|_, pin| pin.netns_inode != 0);
+        Ok(pins)
+    }
+
+    /// Pods that are steered or guarded.
+    async fn pins(&self) -> Result<BTreeMap<String, PinnedPod>, String> {
         let redirect = self.parts.redirect.clone();
         let look = move || redirect.pinned().map_err(|error| error.to_string());
         let pinned = super::blocking(look).await.map_err(|error| error.to_string())??;
-        Ok(pinned.into_iter().filter(|pin| pin.netns_inode != 0).map(|pin| (pin.uid.clone(), pin)).collect())
+        let is_there = |pin: &PinnedPod| pin.netns_inode != 0 || pin.host_ifindex != 0;
+        Ok(pinned.into_iter().filter(is_there).map(|pin| (pin.uid.clone(), pin)).collect())
     }
 
     /// The book says what a killed agent held; what the kernel does not confirm is struck out, and said.
