@@ -24,7 +24,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -130,6 +130,8 @@ pub struct Enroller {
     changed: watch::Sender<u64>,
     /// Pods of this node that should be held and are not, with the reason.
     missing: Mutex<BTreeMap<WorkloadUid, &'static str>>,
+    /// How often the kernel side of a pod was set up, well or not.
+    captures: AtomicU64,
     /// Culvert is being uninstalled.
     leaving: AtomicBool,
     /// The agent ends: what is not accepted now is for the next one.
@@ -148,6 +150,7 @@ impl Enroller {
             released: Notify::new(),
             changed: watch::Sender::new(0),
             missing: Mutex::default(),
+            captures: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
             ending: AtomicBool::new(false),
         })
@@ -301,7 +304,9 @@ impl Enroller {
         let settings = self.settings(record);
         let (redirect, wanted) = (self.parts.redirect.clone(), settings.clone());
         let (name, kept) = (uid.clone(), self.kept(&uid).await);
-        let captured = match blocking(move || redirect.enrol_with(&name, netns, wanted, kept)).await? {
+        let captured = blocking(move || redirect.enrol_with(&name, netns, wanted, kept)).await?;
+        self.captures.fetch_add(1, Ordering::Relaxed);
+        let captured = match captured {
             Ok(captured) => captured,
             Err(error) => {
                 self.release_unheld(&record.uid);
@@ -398,6 +403,7 @@ impl Enroller {
         let strict =
             self.parts.shared.current.get().is_none_or(|snapshot| Judge::of(&snapshot, record).rules().is_strict());
         PodSettings {
+            addresses: record.addresses.clone(),
             probe_ports: record.probe_ports.clone(),
             deny_non_tcp: record.deny_non_tcp,
             open_flows: if strict { OpenFlows::Cut } else { KEEP_OPEN },

@@ -4,7 +4,10 @@
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use culvert_redirect::{Counter, Deviation, Listeners};
 use culvert_wire::report::{NodeStatus, PodStatus};
@@ -20,24 +23,27 @@ const COUNTS_PER_LOOK: u32 = 6;
 
 /// So many ended connections leave memory worth giving back.
 const WORTH_IT: u64 = 200;
-/// An enrolment, which reads the kernel's types to load its programs, leaves as much as so many connections.
-const ENROLMENT: u64 = WORTH_IT;
 
 /// How many connections have ended: at the last look, and when memory was given back last.
 #[derive(Debug, Default)]
 struct Tide {
     last: u64,
     given_back: u64,
+    captures: u64,
 }
 
 impl Tide {
     /// Whether enough connections have ended since memory was given back, and few since the last look: while many come
-    /// and go, the memory of one serves the next. Pods that are withdrawn take their counts with them.
-    fn is_out(&mut self, ended: u64) -> bool {
+    /// and go, the memory of one serves the next. Pods that are withdrawn take their counts with them. What the capture
+    /// of a pod leaves (the kernel's types are read to load its programs, tens of megabytes) serves no connection, so
+    /// that it goes at once, however many come and go.
+    fn is_out(&mut self, ended: u64, captures: u64) -> bool {
         let since_last = ended.saturating_sub(self.last);
         self.last = ended;
         self.given_back = self.given_back.min(ended);
-        let out = since_last < WORTH_IT && ended - self.given_back >= WORTH_IT;
+        let captured = captures > self.captures;
+        self.captures = captures;
+        let out = captured || (since_last < WORTH_IT && ended - self.given_back >= WORTH_IT);
         if out {
             self.given_back = ended;
         }
@@ -87,11 +93,11 @@ impl Enroller {
         }
     }
 
-    /// Gives memory back when many connections have ended and it has become quiet. Counted by what has ended, not by
-    /// what is open at the moment of looking: a peak may come and go between two looks.
+    /// Gives memory back when pods were captured, or when many connections have ended and it has become quiet. Counted by
+    /// what has ended, not by what is open at the moment of looking: a peak may come and go between two looks.
     async fn tidy(&self, tide: &mut Tide) {
-        let ended = self.pods().iter().map(|pod| ENROLMENT + pod.live.ended()).sum();
-        if !tide.is_out(ended) {
+        let ended = self.pods().iter().map(|pod| pod.live.ended()).sum();
+        if !tide.is_out(ended, self.captures.load(Ordering::Relaxed)) {
             return;
         }
         if let Err(error) = super::blocking(culvert_redirect::return_unused_memory).await {
