@@ -5,7 +5,8 @@
 //! application. HTTP/2 lets data follow a CONNECT (RFC 9113 section 8.5), and a peer that refuses drops them; it is the
 //! peer that has proven to be the destination, so that nobody reads them who would not have read them later.
 //!
-//! They are kept until the answer. Only when it is certain that no application got them are they said again elsewhere.
+//! They are kept until the answer. Only when it is certain that no application got them are they said again elsewhere;
+//! where there is no room for them at once they follow when the connection stands, like everything after them.
 
 use std::io::{ErrorKind, Read as _};
 
@@ -13,7 +14,7 @@ use bytes::BufMut as _;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use crate::http2::session::Session;
+use crate::{http2::session::Session, meter::Meter};
 
 /// Most that is said early, in bytes. What the application has said beyond it goes the usual way.
 const MOST: usize = 4 * 1024;
@@ -24,6 +25,8 @@ pub struct Early {
     /// The socket was looked at: once, because what it says of its end it says only once.
     taken: bool,
     bytes: Vec<u8>,
+    /// They went with a request, and have not come back.
+    said: bool,
     /// They are with a peer that has not said whether it takes the connection.
     out: bool,
     broken: bool,
@@ -45,30 +48,49 @@ impl Early {
         self.out
     }
 
-    /// The peer has not taken the connection, and so nobody has got the bytes.
-    pub(crate) fn comes_back(&mut self) {
+    /// Counts as sent what an application has got, or may have got.
+    pub fn count(&self, meter: &Meter) {
+        meter.add_sent(if self.said { self.bytes.len() } else { 0 });
+    }
+
+    /// They are on their way to somebody who may get a part of them.
+    pub fn goes_out(&mut self) {
+        self.said = true;
+        self.out = !self.bytes.is_empty();
+    }
+
+    /// The peer has taken the connection.
+    pub fn arrives(&mut self) {
         self.out = false;
     }
 
-    /// Says behind the request of stream `id` what there is to say: what was said to another peer before, or what `app`
-    /// has to say now. False when there is no room for the former.
+    /// The peer has not taken the connection, and so nobody has got the bytes.
+    pub(crate) fn comes_back(&mut self) {
+        (self.said, self.out) = (false, false);
+    }
+
+    /// What is still to be said.
+    pub(crate) fn into_unsaid(self) -> Vec<u8> {
+        if self.said { Vec::new() } else { self.bytes }
+    }
+
+    /// Says behind the request of stream `id` what there is to say: what a peer before did not take, or what `app` has to
+    /// say now. Nothing when there is no room for it: then it is said by who carries the connection. Gives whether
+    /// anything was said.
     pub(crate) fn say(&mut self, session: &mut Session, id: u32, app: Option<&TcpStream>) -> bool {
         let room = session.room_at_once(id).min(MOST);
-        if self.bytes.is_empty() {
-            if let Some(app) = app.filter(|_| !self.taken && room > 0) {
-                self.take(app, room);
-            }
-        } else if room < self.bytes.len() {
+        if let Some(app) = app.filter(|_| !self.taken && room > 0) {
+            self.take(app, room);
+        }
+        if self.bytes.is_empty() || room < self.bytes.len() {
             return false;
         }
-        if !self.bytes.is_empty() {
-            self.out = true;
-            // A vector takes all of it.
-            let _ = session.append(id, self.bytes.len(), |frame| {
-                frame.put_slice(&self.bytes);
-                Ok(self.bytes.len())
-            });
-        }
+        self.goes_out();
+        // A vector takes all of it.
+        let _ = session.append(id, self.bytes.len(), |frame| {
+            frame.put_slice(&self.bytes);
+            Ok(self.bytes.len())
+        });
         true
     }
 

@@ -122,10 +122,12 @@ impl Pool {
             let (seated, fresh) = self.seat(route, &mut dial).await?;
             tries += 1;
             // Where the peer turns out to be gone the request can be sent again, and what was said cannot.
-            let app = app.filter(|_| seated.is_lively() || fresh);
-            let asked = self.ask(seated, request, app, early).await;
-            if asked.as_ref().map_or_else(was_not_taken, |_| true) {
-                early.comes_back();
+            let saying = (seated.is_lively() || fresh).then_some(&mut *early);
+            let asked = self.ask(seated, request, app, saying).await;
+            match &asked {
+                Ok(_) => early.arrives(),
+                Err(error) if was_not_taken(error) => early.comes_back(),
+                Err(_) => {}
             }
             match asked {
                 Err(error) if tries < TRIES && (may_retry(&error) || (lost(&error) && !fresh)) && !early.is_out() => {}
@@ -157,6 +159,10 @@ impl Pool {
                 },
             };
             match turn.await {
+                // A dial that had begun before our credentials or the bundles changed proves what held then.
+                Ok(Turn::Seated(seated)) if seated.tunnel.peer.generation.is_older_than(route.generation) => {
+                    seated.tunnel.retire();
+                }
                 Ok(Turn::Seated(seated)) => return Ok((seated, true)),
                 Ok(Turn::Again) => {}
                 Ok(Turn::Failed(error)) => return Err(error),
@@ -171,7 +177,7 @@ impl Pool {
         seated: Seated,
         request: &ConnectRequest,
         app: Option<&TcpStream>,
-        early: &mut Early,
+        early: Option<&mut Early>,
     ) -> Result<TunnelStream, OpenError> {
         let tunnel = Rc::clone(&seated.tunnel);
         if tunnel.is_retired() {
@@ -185,8 +191,10 @@ impl Pool {
                 return Err(unopened(error));
             }
         };
-        if !early.say(&mut tunnel.session.borrow_mut(), stream.id(), app) {
-            return Err(OpenError::GoAway);
+        if let Some(early) = early
+            && early.say(&mut tunnel.session.borrow_mut(), stream.id(), app)
+        {
+            stream.has_spoken();
         }
         let answered = timeout(self.inner.limits.answer_timeout, stream.answered()).await;
         match answered {
@@ -274,9 +282,10 @@ fn may_retry(error: &OpenError) -> bool {
     matches!(error, OpenError::GoAway | OpenError::Reset(code::REFUSED_STREAM))
 }
 
-/// Whether the peer has said that it does not take the stream.
+/// Whether the peer has said that it does not take the stream. Every 2xx says that it does (RFC 9110 section 9.3.6), though
+/// we go on with 200 only.
 fn was_not_taken(error: &OpenError) -> bool {
-    may_retry(error) || matches!(error, OpenError::Refused(_))
+    may_retry(error) || matches!(error, OpenError::Refused(300..))
 }
 
 /// The tunnel broke under the question. On a tunnel that had been standing around this is how one learns that the

@@ -24,6 +24,8 @@ pub struct TunnelStream {
     id: u32,
     answer: Option<Arc<Baggage>>,
     answered: bool,
+    /// Bytes of the application have followed the request.
+    spoken: bool,
 }
 
 /// Why a request of ours has no answer.
@@ -37,7 +39,7 @@ pub(crate) enum Unanswered {
 impl TunnelStream {
     /// A stream that waits for its answer, ours or the peer's.
     pub(crate) fn new(seated: Seated, id: u32) -> Self {
-        Self { seated, id, answer: None, answered: false }
+        Self { seated, id, answer: None, answered: false, spoken: false }
     }
 
     /// Who is at the other end of the tunnel.
@@ -105,9 +107,14 @@ impl TunnelStream {
         self.seated.poll_ended(cx)
     }
 
+    /// Bytes of the application have followed the request: an end without an answer cuts them off.
+    pub(crate) fn has_spoken(&mut self) {
+        self.spoken = true;
+    }
+
     /// Resets the stream: towards the peer this is what a TCP RST is.
     pub(crate) fn abort(&mut self) {
-        let code = if self.answered { code::CONNECT_ERROR } else { code::CANCEL };
+        let code = if self.answered || self.spoken { code::CONNECT_ERROR } else { code::CANCEL };
         self.session().reset(self.id, code);
     }
 }

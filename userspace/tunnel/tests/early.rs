@@ -29,6 +29,7 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const END_STREAM: u8 = 1;
 const REFUSED_STREAM: u8 = 7;
 
@@ -39,6 +40,10 @@ enum Then {
     Answer,
     /// 200 when bytes have come: never, unless they are said early.
     AnswerBytes,
+    /// 200 at once, and leave to send more on the whole connection when the script goes on to this.
+    AnswerMore,
+    /// 204, when bytes have come.
+    AnswerOther,
     /// 503.
     Refuse,
     /// GOAWAY, which says that the request was not looked at.
@@ -60,6 +65,8 @@ struct Heard {
     bytes: RefCell<Vec<(usize, Vec<u8>)>>,
     finished: Cell<usize>,
     reset: Cell<usize>,
+    /// Of the last reset.
+    code: Cell<u8>,
 }
 
 impl Heard {
@@ -94,6 +101,7 @@ async fn serve(mut tls: TlsStream<TcpStream>, heard: Rc<Heard>, script: &'static
                 last = (stream, number);
                 match waiting {
                     Then::Answer => ok(stream),
+                    Then::AnswerMore => [ok(stream), frame(WINDOW_UPDATE, 0, 0, &[0, 1, 0, 0])].concat(),
                     Then::Refuse => frame(HEADERS, 5, stream, b"\x08\x03503"),
                     Then::Leave => frame(GOAWAY, 0, 0, &[0; 8]),
                     Then::Break => return,
@@ -101,11 +109,13 @@ async fn serve(mut tls: TlsStream<TcpStream>, heard: Rc<Heard>, script: &'static
                 }
             }
             DATA if !payload.is_empty() => {
-                assert_eq!(stream, last.0, "one at a time");
-                heard.bytes.borrow_mut().push((last.1, payload));
+                let number = if stream == last.0 { last.1 } else { (stream as usize - 1) / 2 };
+                heard.bytes.borrow_mut().push((number, payload));
                 heard.finished.set(heard.finished.get() + usize::from(head[4] & END_STREAM));
                 match std::mem::replace(&mut waiting, Then::Answer) {
                     Then::AnswerBytes => ok(stream),
+                    // `:status: 204` is entry 9.
+                    Then::AnswerOther => frame(HEADERS, 5, stream, &[0x89]),
                     Then::Reset(code) => frame(RST_STREAM, 0, stream, &[0, 0, 0, code]),
                     Then::BreakAtBytes => return,
                     _ => continue,
@@ -117,6 +127,7 @@ async fn serve(mut tls: TlsStream<TcpStream>, heard: Rc<Heard>, script: &'static
             }
             RST_STREAM => {
                 heard.reset.set(heard.reset.get() + 1);
+                heard.code.set(payload[3]);
                 continue;
             }
             _ => continue,
@@ -154,7 +165,7 @@ async fn open(world: &World, to: SocketAddr, near: &TcpStream, early: &mut Early
     world.pool.open_saying(Some(near), early, &route, &request, world.dial(to)).await
 }
 
-async fn carry(near: TcpStream, early: &Early, stream: TunnelStream, meter: Arc<Meter>) -> Totals {
+async fn carry(near: TcpStream, early: Early, stream: TunnelStream, meter: Arc<Meter>) -> Totals {
     let (_revoker, revocation) = revocation();
     splice(AppSocket::from(near).after(early, &meter), stream, meter, revocation).await
 }
@@ -178,7 +189,7 @@ fn the_first_words_go_with_the_request_and_the_others_follow() {
         assert_eq!((early.bytes(), early.is_out()), (&b"first "[..], false));
         let meter = Arc::new(Meter::default());
         let counted = Arc::clone(&meter);
-        spawn_local(async move { carry(near, &early, stream, counted).await });
+        spawn_local(async move { carry(near, early, stream, counted).await });
         app.write_all(b"second").await.unwrap();
         app.shutdown().await.unwrap();
         until("the end is heard", || heard.finished.get() == 1).await;
@@ -197,7 +208,7 @@ fn more_than_fits_goes_on_after_the_answer() {
         let mut early = Early::default();
         let stream = open(&world, to, &near, &mut early).await.unwrap();
         assert!((1..=4096).contains(&early.bytes().len()), "{}", early.bytes().len());
-        spawn_local(async move { carry(near, &early, stream, Arc::default()).await });
+        spawn_local(async move { carry(near, early, stream, Arc::default()).await });
         app.shutdown().await.unwrap();
         until("the end is heard", || heard.finished.get() == 1).await;
         let all: Vec<u8> = heard.bytes().into_iter().flat_map(|(_, bytes)| bytes).collect();
@@ -318,7 +329,7 @@ fn a_reset_that_was_met_early_is_a_reset() {
         let mut early = Early::default();
         let stream = open(&world, to, &near, &mut early).await.unwrap();
         assert!(early.is_broken());
-        assert_eq!(carry(near, &early, stream, Arc::default()).await.end, End::Reset(Side::Near));
+        assert_eq!(carry(near, early, stream, Arc::default()).await.end, End::Reset(Side::Near));
         until("the reset is heard", || heard.reset.get() == 1).await;
         assert_eq!(heard.finished.get(), 0);
     });
@@ -335,8 +346,95 @@ fn an_end_that_was_met_early_is_an_end() {
         let mut early = Early::default();
         let stream = open(&world, to, &near, &mut early).await.unwrap();
         assert!(!early.is_broken());
-        spawn_local(async move { carry(near, &early, stream, Arc::default()).await });
+        spawn_local(async move { carry(near, early, stream, Arc::default()).await });
         until("the end is heard", || heard.finished.get() == 1).await;
         assert_eq!((heard.reset.get(), heard.bytes().len()), (0, 0));
+    });
+}
+
+/// Another connection of the same tunnel has used up what the peer lets it send: the words wait like all others, and the
+/// endpoint is not the worse for it.
+#[test]
+fn words_that_come_back_and_find_no_room_are_said_when_there_is_some() {
+    worker(async {
+        let world = world().await;
+        let (one, _) = server(&world, &[Then::Refuse]).await;
+        let (other, heard) = server(&world, &[Then::Answer, Then::Answer, Then::AnswerMore]).await;
+        let (mut uploading, first) = pair().await;
+        let stream = open(&world, other, &first, &mut Early::default()).await.unwrap();
+        let upload = spawn_local(async move { carry(first, Early::default(), stream, Arc::default()).await });
+        uploading.write_all(&[7; 65_535]).await.unwrap();
+        until("the window is used up", || heard.bytes().iter().map(|(_, bytes)| bytes.len()).sum::<usize>() == 65_535)
+            .await;
+
+        let (mut app, near) = said(b"hello").await;
+        let mut early = Early::default();
+        assert_eq!(open(&world, one, &near, &mut early).await.unwrap_err(), OpenError::Refused(503));
+        let stream = open(&world, other, &near, &mut early).await.unwrap();
+        assert_eq!((heard.reset.get(), heard.connections.get(), early.is_out()), (0, 1, false));
+        let meter = Arc::new(Meter::default());
+        let counted = Arc::clone(&meter);
+        spawn_local(async move { carry(near, early, stream, counted).await });
+        app.write_all(b" again").await.unwrap();
+        app.shutdown().await.unwrap();
+        sleep(Duration::from_millis(50)).await;
+        assert_eq!(meter.sent(), 0, "there is no room yet");
+        // A third request, whose answer brings room for everybody.
+        let (_third_app, third) = pair().await;
+        let _third = open(&world, other, &third, &mut Early::default()).await.unwrap();
+        until("the end is heard", || heard.finished.get() == 1).await;
+        let words: Vec<u8> =
+            heard.bytes().into_iter().filter(|(number, _)| *number == 1).flat_map(|(_, b)| b).collect();
+        assert_eq!((words.as_slice(), meter.sent()), (&b"hello again"[..], 11));
+        upload.abort();
+    });
+}
+
+/// What holds for words from the application holds for those that came back.
+#[test]
+fn words_that_come_back_are_not_said_to_a_peer_that_was_not_heard_for_a_while() {
+    worker(async {
+        let world = world().await;
+        let (one, _) = server(&world, &[Then::Refuse]).await;
+        let (other, heard) = server(&world, &[Then::Answer, Then::Break, Then::AnswerBytes]).await;
+        let (_first_app, first) = pair().await;
+        let _first = open(&world, other, &first, &mut Early::default()).await.unwrap();
+        let (_app, near) = said(b"order").await;
+        let mut early = Early::default();
+        assert_eq!(open(&world, one, &near, &mut early).await.unwrap_err(), OpenError::Refused(503));
+        sleep(Duration::from_millis(1100)).await;
+        let _stream = open(&world, other, &near, &mut early).await.unwrap();
+        assert_eq!((heard.bytes(), heard.connections.get()), (vec![(2, b"order".to_vec())], 2));
+    });
+}
+
+/// Every 2xx takes the stream (RFC 9110 section 9.3.6).
+#[test]
+fn words_that_another_success_answers_are_not_said_again() {
+    worker(async {
+        let world = world().await;
+        let (to, _) = server(&world, &[Then::AnswerOther]).await;
+        let (_app, near) = said(b"order").await;
+        let mut early = Early::default();
+        assert_eq!(open(&world, to, &near, &mut early).await.unwrap_err(), OpenError::Refused(204));
+        assert!(early.is_out());
+    });
+}
+
+/// A peer may take CANCEL for an end, and words that were cut off must not look whole.
+#[test]
+fn a_request_with_words_is_given_up_as_a_broken_connection() {
+    worker(async {
+        for (words, code) in [(&b"order"[..], 10), (b"", 8)] {
+            let world = world().await;
+            let (to, heard) = server(&world, &[Then::Silence]).await;
+            let (mut app, near) = pair().await;
+            app.write_all(words).await.unwrap();
+            sleep(Duration::from_millis(20)).await;
+            let mut early = Early::default();
+            assert_eq!(open(&world, to, &near, &mut early).await.unwrap_err(), OpenError::AnswerTimeout);
+            until("it is given up", || heard.reset.get() == 1).await;
+            assert_eq!((heard.code.get(), early.is_out()), (code, !words.is_empty()));
+        }
     });
 }

@@ -195,6 +195,35 @@ fn a_newer_svid_or_bundle_retires_a_tunnel_and_its_streams_go_on() {
     });
 }
 
+/// What a dial proves is what held when it began.
+#[test]
+fn a_caller_with_newer_credentials_is_not_seated_in_a_tunnel_that_was_begun_with_older_ones() {
+    worker(async {
+        let world = World::new().await;
+        let (address, _connections) = application().await;
+        let older = world.route();
+        let mut newer = older.clone();
+        newer.generation.bundle += 1;
+        let mut dial = world.dial(older.key.address);
+        let slow = move || {
+            let dialled = dial();
+            async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                dialled.await
+            }
+        };
+        let request = ConnectRequest::to(Authority::from(address));
+        let first = world.pool.open(&older, &request, slow);
+        let second = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            world.open_on(&newer, address).await.unwrap()
+        };
+        let (first, second) = futures::future::join(first, second).await;
+        let _first = first.unwrap();
+        assert_eq!((second.peer().generation, world.dials.get()), (newer.generation, 2));
+    });
+}
+
 #[test]
 fn a_caller_with_older_credentials_does_not_retire_newer_tunnels() {
     worker(async {

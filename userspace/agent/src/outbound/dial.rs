@@ -114,7 +114,7 @@ pub(super) async fn dial(worker: &Worker, authorized: Authorized) -> Option<Carr
         match went {
             Ok(far) => {
                 let Accepted { io, outcome, slot: kept, .. } = accepted;
-                let pod = AppSocket::ready(io).after(&early, &outcome.meter());
+                let pod = AppSocket::ready(io).after(early, &outcome.meter());
                 return Some(Carried { pod, far, outcome, revocation, listed, kept });
             }
             Err(error) => {
@@ -125,7 +125,7 @@ pub(super) async fn dial(worker: &Worker, authorized: Authorized) -> Option<Carr
                         continue;
                     }
                 }
-                end(accepted, &error, &listed);
+                end(accepted, &error, &listed, &early);
                 return None;
             }
         }
@@ -142,7 +142,9 @@ fn obsolete(worker: &Worker, pod: &Pod, listed: &Listed) -> Option<&'static str>
     (!worker.shared.current.get().is_some_and(leads)).then_some(pod::POLICY_CHANGE)
 }
 
-fn end(accepted: Accepted, error: &DialError, listed: &Listed) {
+fn end(accepted: Accepted, error: &DialError, listed: &Listed, early: &Early) {
+    // An application may have got them: whoever looks at the record wants to know.
+    early.count(&accepted.outcome.meter());
     match error {
         DialError::Revoked(reason) => {
             let decided = carried::decided(reason, listed.live());
@@ -182,12 +184,14 @@ async fn follow(
 async fn plain(
     connect: impl Future<Output = Result<TcpStream, SocketError>>,
     address: SocketAddr,
-    early: &Early,
+    early: &mut Early,
 ) -> Result<Legs, DialError> {
     // What was said to an endpoint that did not take it is said first to this one.
     let connect = async {
         let mut socket = connect.await?;
+        early.goes_out();
         socket.write_all(early.bytes()).await.map_err(SocketError::Connect)?;
+        early.arrives();
         Ok(socket)
     };
     match timeout(CONNECT, connect).await {
@@ -214,8 +218,10 @@ async fn tunnel(
     if opened.is_ok() {
         worker.shared.metrics.own.connect_seconds.observe(begun.elapsed());
     }
-    // An answer comes over a tunnel, and there is none without the identity that was asked for.
-    if matches!(opened, Ok(_) | Err(OpenError::Refused(_) | OpenError::AnswerTimeout | OpenError::Reset(_))) {
+    // An answer comes over a tunnel, and there is none without the identity that was asked for; nor are words out.
+    let answered =
+        matches!(opened, Ok(_) | Err(OpenError::Refused(_) | OpenError::AnswerTimeout | OpenError::Reset(_)));
+    if answered || early.is_out() {
         let record = accepted.outcome.note();
         record.src.identity = Some(accepted.pod.identity().shared());
         record.dst.identity = Some(identity.shared());

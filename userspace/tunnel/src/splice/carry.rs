@@ -12,6 +12,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::BufMut as _;
 use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream};
 
@@ -53,6 +54,8 @@ pub(super) struct Carry {
     watches: bool,
     /// The socket was reset before the connection stood.
     broken: bool,
+    /// What it said before that and goes before all that it says now.
+    unsaid: Vec<u8>,
     look: Option<Look>,
 }
 
@@ -94,7 +97,7 @@ impl Future for Carry {
 
 impl Carry {
     pub(super) fn new(app: AppSocket, stream: TunnelStream, meter: Arc<Meter>, revocation: Revocation) -> Self {
-        let AppSocket { tcp, broken } = app;
+        let AppSocket { tcp, broken, unsaid } = app;
         let app = Rc::new(tcp);
         let near = App { tcp: Rc::clone(&app), meter: Arc::clone(&meter) };
         stream.session().attach(stream.id(), Box::new(near));
@@ -108,6 +111,7 @@ impl Carry {
             inward_closed: false,
             watches: false,
             broken,
+            unsaid,
             look: None,
         }
     }
@@ -188,6 +192,9 @@ impl Carry {
 
     /// Reads what the application has sent into the tunnel, as far as there is room.
     fn collect(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        if self.say_rest(cx).is_pending() {
+            return Ok(());
+        }
         let mut moved = 0;
         while !self.outward_closed {
             if self.app.poll_read_ready(cx).map_err(|_| End::Reset(Side::Near))?.is_pending() {
@@ -225,6 +232,9 @@ impl Carry {
 
     /// Reads what an application has sent before it broke. Never its end: what was cut off must not look whole.
     fn collect_last(&mut self, cx: &mut Context<'_>) {
+        if self.say_rest(cx).is_pending() {
+            return;
+        }
         let mut moved = 0;
         while !self.outward_closed && moved < TURN {
             let Poll::Ready(Ok(room)) = self.stream.session().poll_room(self.stream.id(), cx) else { return };
@@ -239,6 +249,24 @@ impl Carry {
                 _ => return,
             }
         }
+    }
+
+    /// What was taken from the socket before there was room for it.
+    fn say_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.unsaid.is_empty() && !self.outward_closed {
+            let Poll::Ready(Ok(room)) = self.stream.session().poll_room(self.stream.id(), cx) else {
+                return Poll::Pending;
+            };
+            let part = room.min(self.unsaid.len());
+            // A vector takes all of it.
+            let _ = self.stream.session().append(self.stream.id(), part, |frame| {
+                frame.put_slice(&self.unsaid[..part]);
+                Ok(part)
+            });
+            self.meter.add_sent(part);
+            self.unsaid.drain(..part);
+        }
+        Poll::Ready(())
     }
 
     /// Asks for more when reads fill what there is, and for less when they do not.

@@ -28,12 +28,14 @@ pub struct AppSocket {
     pub(super) tcp: TcpStream,
     /// It has said that it was reset, and will not say so again.
     pub(super) broken: bool,
+    /// What was taken from it and not said to anybody yet.
+    pub(super) unsaid: Vec<u8>,
 }
 
 impl AppSocket {
     /// A socket that has both options already; one that was accepted has them from its listener.
     pub fn ready(tcp: TcpStream) -> Self {
-        Self { tcp, broken: false }
+        Self { tcp, broken: false, unsaid: Vec::new() }
     }
 
     /// The socket alone.
@@ -41,10 +43,11 @@ impl AppSocket {
         self.tcp
     }
 
-    /// The same socket after this was taken from it: counted as sent, and its end noted.
-    pub fn after(self, early: &Early, meter: &Meter) -> Self {
-        meter.add_sent(early.bytes().len());
-        Self { broken: early.is_broken(), ..self }
+    /// The same socket after this was taken from it: what was said of it is counted as sent, the rest is said first, and
+    /// its end is noted.
+    pub fn after(self, early: Early, meter: &Meter) -> Self {
+        early.count(meter);
+        Self { broken: early.is_broken(), unsaid: early.into_unsaid(), ..self }
     }
 }
 
