@@ -65,6 +65,8 @@ struct Heard {
     bytes: RefCell<Vec<(usize, Vec<u8>)>>,
     finished: Cell<usize>,
     reset: Cell<usize>,
+    /// More than one stream may say something, all on one connection.
+    several: Cell<bool>,
     /// Of the last reset.
     code: Cell<u8>,
 }
@@ -109,6 +111,7 @@ async fn serve(mut tls: TlsStream<TcpStream>, heard: Rc<Heard>, script: &'static
                 }
             }
             DATA if !payload.is_empty() => {
+                assert!(stream == last.0 || heard.several.get(), "one at a time");
                 let number = if stream == last.0 { last.1 } else { (stream as usize - 1) / 2 };
                 heard.bytes.borrow_mut().push((number, payload));
                 heard.finished.set(heard.finished.get() + usize::from(head[4] & END_STREAM));
@@ -360,6 +363,7 @@ fn words_that_come_back_and_find_no_room_are_said_when_there_is_some() {
         let world = world().await;
         let (one, _) = server(&world, &[Then::Refuse]).await;
         let (other, heard) = server(&world, &[Then::Answer, Then::Answer, Then::AnswerMore]).await;
+        heard.several.set(true);
         let (mut uploading, first) = pair().await;
         let stream = open(&world, other, &first, &mut Early::default()).await.unwrap();
         let upload = spawn_local(async move { carry(first, Early::default(), stream, Arc::default()).await });

@@ -70,12 +70,13 @@ pub(crate) fn run(field: &Field, workloads: &[Workload], wanted: &Arguments) -> 
                 turn.retain(|one| !failures.iter().any(|failure| gave_up(one.name(), failure)));
                 turn.shuffle(&mut random);
                 let (block, failure) = block(round, &turn, workload, wanted)?;
-                let moved = block.iter().any(|record| record.moved);
+                // One that has failed may have been the first: a block without records is to be run again as well.
+                let again = failure.is_some() || block.iter().any(|record| record.moved);
                 records.extend(block);
                 failures.extend(
                     failure.inspect(|one| eprintln!("{} gave up {}: {}", one.contender, one.workload, one.why)),
                 );
-                if !moved {
+                if !again {
                     break;
                 }
             }
