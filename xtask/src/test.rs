@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 
 use crate::tally::Tally;
@@ -12,6 +12,9 @@ use crate::{bench, check, cluster, demo, docs, ebpf, fuzz, mutants, preflight, s
 
 /// The crates whose tests need root and namespaces.
 const PRIVILEGED: &[&str] = &["culvert-lab", "culvert-netns-tests", "culvert-e2e"];
+
+/// The crate whose tests need a program of somebody else's.
+const INTEROP: &str = "culvert-interop";
 
 /// Sandboxes at a time: each holds two nodes, agents and a control plane.
 const SANDBOXES: &str = "2";
@@ -29,6 +32,9 @@ pub(crate) struct Arguments {
     /// Instead: apply each patch of tests/mutants to a copy and demand that its test fails.
     #[arg(long)]
     mutants: bool,
+    /// Also the tests with Istio's ztunnel at the other end, with this program (any build of it).
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["fast", "mutants"])]
+    ztunnel: Option<PathBuf>,
     /// Only tests whose name contains one of these words.
     filters: Vec<String>,
 }
@@ -86,6 +92,10 @@ fn suites(wanted: &Arguments, consent: Consent, tally: &mut Tally) -> Result<()>
     privileged.args(["--", "--test-threads", SANDBOXES]).args(after_dashes(wanted));
     privileged.env("CULVERT_BIN_DIR", &programs);
     tally.run("lab, kernel, end to end", &mut privileged)?;
+    if let Some(ztunnel) = &wanted.ztunnel {
+        tally
+            .run("with a ztunnel at the other end", &mut interop(wanted, &std::path::absolute(ztunnel)?, &programs)?)?;
+    }
     if wanted.filters.is_empty() {
         beside_tests(wanted, &programs, consent, tally)?;
     }
@@ -120,10 +130,18 @@ fn on_a_cluster(wanted: &Arguments, consent: Consent, tally: &mut Tally) -> Resu
     cluster::suite::counted(&place, &all, consent, tally)
 }
 
+fn interop(wanted: &Arguments, ztunnel: &Path, programs: &Path) -> Result<Command> {
+    ensure!(ztunnel.is_file(), "no program {}: --ztunnel takes the path of a ztunnel", ztunnel.display());
+    let mut command = cargo_test();
+    command.args(["--package", INTEROP, "--", "--include-ignored", "--test-threads", SANDBOXES]).args(&wanted.filters);
+    command.env("CULVERT_BIN_DIR", programs).env("CULVERT_ZTUNNEL", ztunnel);
+    Ok(command)
+}
+
 fn crates(wanted: &Arguments) -> Command {
     let mut command = cargo_test();
     command.arg("--workspace");
-    for package in PRIVILEGED.iter().chain(cluster::suite::PACKAGES) {
+    for package in PRIVILEGED.iter().chain(cluster::suite::PACKAGES).chain([&INTEROP]) {
         command.args(["--exclude", package]);
     }
     command.arg("--").args(after_dashes(wanted));
@@ -152,6 +170,9 @@ fn close(wanted: &Arguments, tally: &Tally) -> Result<()> {
         println!(
             "left out, for words were given: the commands of the pages, the fuzz tests and those on a Kubernetes cluster"
         );
+    }
+    if !wanted.fast && !wanted.mutants && wanted.ztunnel.is_none() {
+        println!("left out without --ztunnel PATH: the tests with Istio's ztunnel at the other end");
     }
     for (part, seconds) in &tally.parts {
         println!("{seconds:>5} s  {part}");

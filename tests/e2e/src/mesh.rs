@@ -165,8 +165,8 @@ impl Mesh {
         Ok(())
     }
 
-    /// Makes a join token for the node, and starts its agent.
-    fn join(&mut self, node: &Node, settings: &[&str]) -> Result<()> {
+    /// Makes a join token for the node, and starts its agent with these settings more.
+    pub fn join(&mut self, node: &Node, settings: &[&str]) -> Result<()> {
         let token = Netns::own().run(
             &self.programs.path("culvert-control").to_string_lossy(),
             &["token", node.name(), "--state", state()],
@@ -221,8 +221,9 @@ impl Mesh {
         self.wait_until_known()
     }
 
-    /// Waits until every agent knows every enrolled pod's address, which the control plane learns from enrolment.
-    fn wait_until_known(&self) -> Result<()> {
+    /// Waits until every agent knows every enrolled pod's address, which the control plane learns from enrolment or
+    /// from the pod's status.
+    pub fn wait_until_known(&self) -> Result<()> {
         for node in self.agents.keys() {
             for pod in self.pods.iter().filter(|pod| pod.spec.enrolled) {
                 let (name, address) = (pod.spec.full_name(), pod.pod.ip4().to_string());
@@ -321,7 +322,8 @@ pub fn control_address() -> SocketAddr {
     SocketAddr::new(IpAddr::V4(FABRIC_IP4), CONTROL_PORT)
 }
 
-fn state() -> &'static str {
+/// The control plane's folder.
+pub fn state() -> &'static str {
     "/run/lab/control"
 }
 

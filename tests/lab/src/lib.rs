@@ -27,6 +27,7 @@ pub mod report;
 pub mod sandbox;
 mod shell;
 pub mod topology;
+pub mod ztunnel;
 
 pub use anyhow;
 

@@ -83,6 +83,26 @@ impl Process {
         }
     }
 
+    /// Waits until something listens on these TCP ports of a namespace; an error when this process ends before.
+    pub fn wait_for_ports(&mut self, netns: &Netns, ports: &[u16], patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let table = netns.run("cat", &["/proc/net/tcp", "/proc/net/tcp6"])?;
+            let listens =
+                |port: &u16| table.lines().any(|line| line.contains(&format!(":{port:04X} ")) && line.contains(" 0A "));
+            if ports.iter().all(listens) {
+                return Ok(());
+            }
+            if let Some(status) = self.try_wait()? {
+                bail!("{} ended ({status}):\n{}", self.name(), self.log());
+            }
+            if Instant::now() > deadline {
+                bail!("{} does not listen:\n{}", self.name(), self.log());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Whether it has ended, and how.
     pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
         if self.ended.is_none() {

@@ -81,6 +81,7 @@ impl Life {
             self.obey();
         }
         let driven = self.link.poll_drive(cx);
+        self.tunnel.look_at_window();
         self.look_for_pong();
         driven
     }

@@ -15,8 +15,9 @@ use tokio::time::Instant;
 use crate::{error::StreamError, http2::session::Session, key::Peer, proofs::Proof};
 
 /// A tunnel whose peer lets nothing through for so long takes no new stream: its readers have stopped, and peers that
-/// count what these hold against the whole connection (ztunnel) hold up every other stream with them.
-const STUCK: Duration = Duration::from_secs(1);
+/// count what these hold against the whole connection (ztunnel) hold up every other stream with them. More than the way
+/// there and back, after which a peer with a small window grants more.
+const STUCK: Duration = Duration::from_millis(200);
 /// A peer that was heard within this time is taken to be there still.
 const LIVELY: Duration = Duration::from_secs(1);
 
@@ -33,7 +34,7 @@ pub(crate) struct Tunnel {
     idle_since: Cell<Option<Instant>>,
     /// When the last request was sent, and how much had been heard from the peer by then.
     asked: Cell<(Instant, u64)>,
-    /// Since when the peer has let nothing through, as far as anybody has looked, and what it had granted until then.
+    /// Since when the peer has let nothing through, and how often it had granted more until then.
     exhausted: Cell<Option<(u64, Instant)>>,
     driver: RefCell<Option<Waker>>,
 }
@@ -104,17 +105,15 @@ impl Tunnel {
     }
 
     fn is_stuck(&self) -> bool {
-        let now = self.session.borrow().exhausted().map(|grants| (grants, Instant::now()));
-        let Some((grants, at)) = now else {
-            self.exhausted.set(None);
-            return false;
-        };
-        match self.exhausted.get() {
-            Some((seen, since)) if seen == grants => at >= since + STUCK,
-            _ => {
-                self.exhausted.set(now);
-                false
-            }
+        self.look_at_window();
+        self.exhausted.get().is_some_and(|(_, since)| since.elapsed() >= STUCK)
+    }
+
+    /// To be called whenever something was sent or heard.
+    pub(crate) fn look_at_window(&self) {
+        match self.session.borrow().exhausted() {
+            Some(grants) if self.exhausted.get().is_some_and(|(seen, _)| seen == grants) => {}
+            now => self.exhausted.set(now.map(|grants| (grants, Instant::now()))),
         }
     }
 

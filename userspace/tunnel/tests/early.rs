@@ -381,7 +381,7 @@ fn words_that_come_back_and_find_no_room_are_said_when_there_is_some() {
         spawn_local(async move { carry(near, early, stream, counted).await });
         app.write_all(b" again").await.unwrap();
         app.shutdown().await.unwrap();
-        sleep(Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(20)).await;
         assert_eq!(meter.sent(), 0, "there is no room yet");
         // A third request, whose answer brings room for everybody.
         let (_third_app, third) = pair().await;

@@ -5,11 +5,11 @@
 
 mod support;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{cell::Cell, collections::BTreeMap, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use culvert_tunnel::End;
-use support::{Pattern, SERVER, World, application, until, worker};
+use support::{Pattern, SERVER, World, application, carry, until, worker};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -421,5 +421,53 @@ fn a_tunnel_that_readers_behind_the_peer_have_clogged_gets_no_new_stream() {
         sleep(Duration::from_millis(1100)).await;
         let _elsewhere = world.open_on(&route, address).await.unwrap();
         assert_eq!(world.dials.get(), 2);
+    });
+}
+
+/// A server of the h2 crate that keeps what it gets, and counts that against the connection of everybody.
+async fn hoarder(world: &World) -> (std::net::SocketAddr, Rc<Cell<(usize, usize)>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let config = world.serving.tls.server_config().unwrap();
+    let seen = Rc::new(Cell::new((0, 0)));
+    let counted = Rc::clone(&seen);
+    spawn_local(async move {
+        loop {
+            let (tcp, _) = listener.accept().await.unwrap();
+            counted.update(|(connections, bytes)| (connections + 1, bytes));
+            let tls = TlsAcceptor::from(Arc::clone(&config)).accept(tcp).await.unwrap();
+            let counted = Rc::clone(&counted);
+            spawn_local(async move {
+                let mut connection = h2::server::handshake(tls).await.unwrap();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    let counted = Rc::clone(&counted);
+                    spawn_local(async move {
+                        let _to = respond.send_response(http::Response::new(()), false).unwrap();
+                        let mut from: h2::RecvStream = request.into_body();
+                        while let Some(Ok(data)) = from.data().await {
+                            counted.update(|(connections, bytes)| (connections, bytes + data.len()));
+                        }
+                    });
+                }
+            });
+        }
+    });
+    (address, seen)
+}
+
+#[test]
+fn a_tunnel_that_stopped_readers_hold_up_takes_nobody_more() {
+    worker(async {
+        let world = World::new().await;
+        let (address, seen) = hoarder(&world).await;
+        let route = world.client.route(SERVER, address);
+        let mut stopped = carry(world.open_on(&route, address).await.unwrap()).await;
+        stopped.app.write_all(&vec![7; 80_000]).await.unwrap();
+        until("the window is used up", || seen.get().1 == 65_535).await;
+        // Nobody has asked for a place since.
+        sleep(Duration::from_millis(300)).await;
+        let mut next = carry(world.open_on(&route, address).await.unwrap()).await;
+        next.app.write_all(b"hello").await.unwrap();
+        until("the next one gets through", || seen.get() == (2, 65_540)).await;
     });
 }

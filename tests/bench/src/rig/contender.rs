@@ -1,11 +1,11 @@
 //! Who is compared, and how each is started.
 
 use anyhow::{Result, ensure};
+use culvert_lab::ztunnel::Conversation;
 use culvert_lab::{Lab, Process};
 
 use super::Arguments;
 use super::pair::Pair;
-use super::proxies::zds::Conversation;
 use super::proxies::{culvert, floor, sidecar, ztunnel};
 use super::{checks, handshake};
 use crate::meter::Watch;

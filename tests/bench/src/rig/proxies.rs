@@ -1,16 +1,13 @@
 //! One file per contender: its configuration, its processes, and how it is made to stand in the way.
 
-use anyhow::Result;
-use culvert_lab::Process;
-
 use super::pair::Pair;
 use super::template::Side;
 use crate::serve::PORTS;
+use anyhow::Result;
 
 pub(crate) mod culvert;
 pub(crate) mod floor;
 pub(crate) mod sidecar;
-pub(crate) mod zds;
 pub(crate) mod ztunnel;
 
 /// Sends what the client's application sends to the server's ports to a proxy in the client's own pod, as the sidecar's
@@ -31,24 +28,4 @@ fn nft(netns: &culvert_lab::Netns, name: &str, rules: &str) -> Result<()> {
     let file = format!("/run/lab/{}-{name}.nft", netns.name());
     std::fs::write(&file, rules)?;
     netns.run("nft", &["-f", &file]).map(drop)
-}
-
-/// Waits until something listens on these ports of a pod.
-fn wait_for_ports(process: &mut Process, netns: &culvert_lab::Netns, ports: &[u16]) -> Result<()> {
-    let deadline = std::time::Instant::now() + super::START;
-    loop {
-        let table = netns.run("cat", &["/proc/net/tcp", "/proc/net/tcp6"])?;
-        let listens =
-            |port: &u16| table.lines().any(|line| line.contains(&format!(":{port:04X} ")) && line.contains(" 0A "));
-        if ports.iter().all(listens) {
-            return Ok(());
-        }
-        if let Some(status) = process.try_wait()? {
-            anyhow::bail!("{} ended ({status}):\n{}", process.name(), process.log());
-        }
-        if std::time::Instant::now() > deadline {
-            anyhow::bail!("{} does not listen:\n{}", process.name(), process.log());
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use culvert_lab::Process;
 
-use super::{redirect_to_sidecar, wait_for_ports};
+use super::redirect_to_sidecar;
 use crate::rig::START;
 use crate::rig::certificates::{self, CLIENT};
 use crate::rig::contender::{Contender, Found, Stranger};
@@ -39,7 +39,7 @@ fn plain(pair: &Pair, side: Side, workers: usize) -> Result<Process> {
     let mut arguments = vec!["--workers".to_owned(), workers.to_string(), "tcp".to_owned(), "--to".to_owned(), to];
     arguments.extend(ports);
     let mut process = start_program(pair, side, "floor-tcp", &arguments)?;
-    wait_for_ports(&mut process, pair.netns(side), &PORTS.map(|port| side.listen(port)))?;
+    process.wait_for_ports(pair.netns(side), &PORTS.map(|port| side.listen(port)), START)?;
     Ok(process)
 }
 
@@ -49,7 +49,7 @@ fn tunnelled(pair: &Pair, workers: usize, each: bool) -> Result<Vec<Process>> {
     let server =
         format!("--workers {workers} server --listen 0.0.0.0:{TUNNEL} --certificates {folder} --peer {CLIENT}{each}");
     let mut server = start_program(pair, Side::Server, "floor", &split(&server))?;
-    wait_for_ports(&mut server, pair.netns(Side::Server), &[TUNNEL])?;
+    server.wait_for_ports(pair.netns(Side::Server), &[TUNNEL], START)?;
     let to = format!("{}:{TUNNEL}", pair.server.ip4());
     let client = format!("--workers {workers} client --to {to} --certificates {folder}{each}");
     let client = [split(&client), ports(Side::Client, |port| port)].concat();

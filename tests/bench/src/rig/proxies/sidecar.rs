@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use culvert_lab::{Netns, Process};
 
-use super::{nft, redirect_to_sidecar, wait_for_ports};
+use super::{nft, redirect_to_sidecar};
 use crate::rig::Arguments;
+use crate::rig::START;
 use crate::rig::certificates::{self, CLIENT, SERVER};
 use crate::rig::contender::{Contender, Found, Stranger};
 use crate::rig::pair::Pair;
@@ -101,7 +102,7 @@ fn start_with(kind: &Kind, netns: &Netns, text: &str, name: &str, workers: usize
         command.env("LD_LIBRARY_PATH", folder);
     }
     let mut process = Process::start_command(name, command)?;
-    wait_for_ports(&mut process, netns, ports)?;
+    process.wait_for_ports(netns, ports, START)?;
     Ok(process)
 }
 

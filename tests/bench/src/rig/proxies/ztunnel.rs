@@ -1,21 +1,16 @@
-//! A ztunnel per node in shared mode, told of its pods over its CNI socket, state from a file, its own test CA.
+//! A ztunnel per node, with state from a file and its own test CA.
 
 use std::path::Path;
 
 use anyhow::Result;
+use culvert_lab::ztunnel::{Conversation, Member, Ztunnel};
 use culvert_lab::{Netns, Node, Pod, Process};
 
-use super::zds::{self, Conversation};
-use super::{nft, wait_for_ports};
 use crate::rig::contender::{Contender, Found, Stranger};
 use crate::rig::pair::Pair;
 use crate::rig::{Arguments, template};
 
 const CONFIGURATION: &str = include_str!("../../../rivals/ztunnel.yaml");
-
-/// What istio-cni sets up in each pod, in nft's words (ztunnel's `scripts/ztunnel-redirect-inpod.sh`).
-const REDIRECT: &str = include_str!("../../../rivals/ztunnel.nft");
-const ROUTES: &str = "rule add fwmark 0x111/0xfff pref 32764 lookup 100\nroute add local 0.0.0.0/0 dev lo table 100\n";
 
 pub(crate) fn start(pair: Pair, program: &Path, wanted: &Arguments) -> Result<Found> {
     let words = [
@@ -58,19 +53,11 @@ fn start_node(
     workers: usize,
     pods: &[(&Pod, &str)],
 ) -> Result<(Process, Conversation)> {
-    let path = format!("/run/lab/zds-{}.sock", node.name());
-    let listener = zds::listen(Path::new(&path))?;
-    let mut command = node.netns().command(program);
-    command.env("PROXY_MODE", "shared").env("INPOD_UDS", &path).env("FAKE_CA", "true").env("XDS_ADDRESS", "");
-    command.env("LOCAL_XDS_PATH", state).env("NODE_NAME", node.name()).env("CLUSTER_ID", "Kubernetes");
-    command.env("ZTUNNEL_WORKER_THREADS", workers.to_string()).env("RUST_LOG", "warn,access=off");
-    let mut process = Process::start_command(&format!("ztunnel-{}", node.name()), command)?;
-    let conversation = Conversation::begin(&listener)?;
+    let workers = workers.to_string();
+    let settings = [("FAKE_CA", "true"), ("ZTUNNEL_WORKER_THREADS", workers.as_str()), ("RUST_LOG", "warn,access=off")];
+    let mut ztunnel = Ztunnel::start(node, program, Path::new(state), &settings)?;
     for (pod, name) in pods {
-        nft(pod.netns(), "ztunnel", REDIRECT)?;
-        pod.netns().ip_batch(ROUTES)?;
-        conversation.add_pod(pod, name)?;
-        wait_for_ports(&mut process, pod.netns(), &[15001, 15006, 15008])?;
+        ztunnel.take(pod, Member { namespace: "bench", name, account: name })?;
     }
-    Ok((process, conversation))
+    Ok((ztunnel.process, ztunnel.conversation))
 }

@@ -6,20 +6,20 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use culvert_lab::Pod;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
-use crate::rig::START;
+use super::{Member, START};
+use crate::topology::Pod;
 
 /// An open conversation: when it ends, ztunnel lets its pods go.
 #[derive(Debug)]
-pub(crate) struct Conversation(OwnedFd);
+pub struct Conversation(OwnedFd);
 
 /// The socket that ztunnel calls.
-pub(crate) fn listen(path: &Path) -> Result<OwnedFd> {
+pub(super) fn listen(path: &Path) -> Result<OwnedFd> {
     let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     rustix::net::bind(&listener, &SocketAddrUnix::new(path)?)?;
     rustix::net::listen(&listener, 1)?;
@@ -28,7 +28,7 @@ pub(crate) fn listen(path: &Path) -> Result<OwnedFd> {
 
 impl Conversation {
     /// Waits for the call; hears the greeting; says that there were no pods before.
-    pub(crate) fn begin(listener: &OwnedFd) -> Result<Conversation> {
+    pub(super) fn begin(listener: &OwnedFd) -> Result<Conversation> {
         wait(listener.as_fd(), "ztunnel's call")?;
         let conversation = Conversation(rustix::net::accept(listener)?);
         conversation.receive()?;
@@ -38,10 +38,11 @@ impl Conversation {
         Ok(conversation)
     }
 
-    /// Hands over a pod's namespace with the pod's name, which is its service account's as well.
-    pub(crate) fn add_pod(&self, pod: &Pod, name: &str) -> Result<()> {
-        let info = [text(1, name), text(2, "bench"), text(3, name)].concat();
-        let add = [text(1, &format!("bench-{name}")), field(2, &info)].concat();
+    /// Hands over a pod's namespace with what the pod is.
+    pub(super) fn add_pod(&self, pod: &Pod, member: Member<'_>) -> Result<()> {
+        let Member { namespace, name, account } = member;
+        let info = [text(1, name), text(2, namespace), text(3, account)].concat();
+        let add = [text(1, &format!("{namespace}-{name}")), field(2, &info)].concat();
         let netns = pod.netns().open()?;
         self.send(&field(1, &add), &[netns.as_fd()])?;
         let answer = self.receive()?;
