@@ -51,8 +51,9 @@ impl Judge {
     }
 
     fn compile(sources: Sources, workload: &Workload) -> Self {
+        let services = workload.own_services();
         let rules = RuleSet::compile(
-            subject(workload),
+            Subject { namespace: &workload.namespace, labels: &workload.labels, services: &services },
             &sources.settings,
             sources.authorizations.iter().map(Arc::as_ref),
             sources.authentications.iter().map(Arc::as_ref),
@@ -105,6 +106,8 @@ fn selected<T>(
     selector: impl Fn(&T) -> &culvert_policy::Selector,
 ) -> Vec<Arc<T>> {
     let root = &snapshot.settings.root_namespace;
+    let services = workload.own_services();
+    let subject = Subject { namespace: &workload.namespace, labels: &workload.labels, services: &services };
     let namespaces = [Some(&workload.namespace), Some(root).filter(|root| **root != workload.namespace)];
     let of_namespace = |namespace: &Arc<str>| {
         let first = PolicyName { namespace: namespace.clone(), name: "".into() };
@@ -117,13 +120,9 @@ fn selected<T>(
         .into_iter()
         .flatten()
         .flat_map(of_namespace)
-        .filter(|(name, object)| snapshot.settings.selects(&name.namespace, selector(object), subject(workload)))
+        .filter(|(name, object)| snapshot.settings.selects(&name.namespace, selector(object), subject))
         .map(|(_, object)| object.clone())
         .collect()
-}
-
-fn subject(workload: &Workload) -> Subject<'_> {
-    Subject { namespace: &workload.namespace, labels: &workload.labels }
 }
 
 #[cfg(test)]

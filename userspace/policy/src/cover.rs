@@ -136,8 +136,11 @@ impl Search<'_> {
         (everywhere || wide.name.namespace == narrow.name.namespace)
             && match (&wide.selector, &narrow.selector) {
                 (Selector::Namespace, _) => true,
-                (Selector::Labels(wide), Selector::Labels(narrow)) => {
-                    wide.iter().all(|(key, value)| narrow.get(key) == Some(value))
+                (Selector::Labels(labels), Selector::Labels(more)) => {
+                    labels.iter().all(|(key, value)| more.get(key) == Some(value))
+                }
+                (Selector::Services(services), Selector::Services(narrower)) => {
+                    wide.name.namespace == narrow.name.namespace && services.is_superset(narrower)
                 }
                 _ => false,
             }

@@ -1,7 +1,11 @@
 //! What people write, read and validated but not yet compiled. Values stay the strings of the
 //! manifest: `compile` gives them meaning once per workload.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
 /// `namespace/name` of a policy object.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,7 +23,10 @@ pub enum Selector {
     Namespace,
     /// Workloads that carry all of these labels (within the namespace, or everywhere from the root namespace).
     Labels(BTreeMap<String, String>),
-    /// `targetRefs`: a waypoint's business, never evaluated by the agent.
+    /// `targetRefs` to Services of the policy's own namespace: the workloads behind any of them, whichever way they are
+    /// called. What of it only a waypoint sees is unknown.
+    Services(BTreeSet<String>),
+    /// `targetRefs` to nothing but gateways or ServiceEntries: a waypoint's business, never evaluated by the agent.
     Waypoint,
 }
 

@@ -47,6 +47,8 @@ pub struct Subject<'a> {
     pub namespace: &'a str,
     /// Its own labels (not its service's).
     pub labels: &'a BTreeMap<String, String>,
+    /// The services of its namespace that select it.
+    pub services: &'a [&'a str],
 }
 
 impl MeshSettings {
@@ -70,6 +72,10 @@ impl MeshSettings {
             Selector::Namespace => true,
             Selector::Labels(wanted) => {
                 wanted.iter().all(|(key, value)| subject.labels.get(key).is_some_and(|have| have == value))
+            }
+            // Of the root namespace as well: a policy and its targets are in one namespace.
+            Selector::Services(names) => {
+                namespace == subject.namespace && subject.services.iter().any(|service| names.contains(*service))
             }
             Selector::Waypoint => false,
         }

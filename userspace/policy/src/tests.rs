@@ -67,7 +67,7 @@ impl World {
 
     pub(crate) fn rules(&self) -> RuleSet {
         let labels = BTreeMap::from([("app".to_owned(), "web".to_owned())]);
-        let subject = Subject { namespace: "shop", labels: &labels };
+        let subject = Subject { namespace: "shop", labels: &labels, services: &["web"] };
         RuleSet::compile(subject, &self.settings, &self.authorizations, &self.authentications)
     }
 

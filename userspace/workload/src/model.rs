@@ -180,6 +180,11 @@ impl Workload {
         SpiffeId::of_service_account(&self.trust_domain, &self.namespace, &self.service_account).ok()
     }
 
+    /// The services of its namespace that select it.
+    pub fn own_services(&self) -> Vec<&str> {
+        self.services.iter().filter(|name| name.namespace == self.namespace).map(|name| &*name.name).collect()
+    }
+
     /// Whether that is its identity.
     pub fn is(&self, identity: &SpiffeId) -> bool {
         identity.is_of_service_account(&self.trust_domain, &self.namespace, &self.service_account)

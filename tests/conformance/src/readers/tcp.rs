@@ -24,7 +24,8 @@ pub(crate) fn run(run: &mut Run<'_>) -> Result<()> {
     let content = run.directory.json(run.file)?;
     let proxy = &content["proxy"];
     let labels: BTreeMap<String, String> = serde_json::from_value(proxy["labels"].clone()).unwrap_or_default();
-    let subject = Subject { namespace: proxy["namespace"].as_str().unwrap_or_default(), labels: &labels };
+    let subject =
+        Subject { namespace: proxy["namespace"].as_str().unwrap_or_default(), labels: &labels, services: &[] };
     // `index-tcp.json` speaks of files in `tcp/` beside it.
     let folder = run.file.trim_end_matches(".json").replace("index-", "");
     let directory = run.directory;

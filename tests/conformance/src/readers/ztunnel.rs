@@ -107,7 +107,7 @@ fn string_match(case: &Case<'_>) -> Result<Judged> {
 
 fn decision(case: &Case<'_>, policies: &[(Selector, NormalPolicy)]) -> Result<Judged> {
     let settings = MeshSettings::new(TrustDomains::new("cluster.local", []));
-    let subject = Subject { namespace: case.text("destinationNamespace"), labels: &Default::default() };
+    let subject = Subject { namespace: case.text("destinationNamespace"), labels: &Default::default(), services: &[] };
     let selected = policies
         .iter()
         .filter(|(selector, policy)| settings.selects(&policy.name.namespace, selector, subject))

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use culvert_identity::SpiffeId;
 use culvert_policy::{Connection, Peer, PolicyName};
+use culvert_workload::ServiceName;
 
 use super::Judge;
 use crate::samples::{allow, ip, pod, snapshot};
@@ -54,6 +55,22 @@ fn a_label_that_brings_a_policy_makes_a_new_rule_set() {
     assert!(judge.objection(&call_by("client")).is_some(), "not selected: default deny");
     web.labels.insert("tier".to_owned(), "front".to_owned());
     let judge = Judge::renew(&judge, &state, &web).expect("now it is selected");
+    assert!(judge.objection(&call_by("client")).is_none());
+}
+
+#[test]
+fn a_policy_for_a_service_concerns_the_pods_behind_it_while_they_are() {
+    let mut web = pod("web", "10.0.0.2");
+    let mut policy = allow("a", &["client"]);
+    policy.selector = culvert_policy::Selector::Services(["front".to_owned()].into());
+    let state = Arc::new(snapshot([web.clone()], [], [policy]));
+    let judge = Judge::of(&state, &web);
+    assert!(judge.objection(&call_by("client")).is_some(), "not selected: default deny");
+    let service = |namespace: &str| ServiceName { namespace: namespace.into(), name: "front".into() };
+    web.services = vec![service("bank")];
+    assert!(Judge::renew(&judge, &state, &web).is_none(), "another namespace's service");
+    web.services.push(service(&web.namespace));
+    let judge = Judge::renew(&judge, &state, &web).expect("now it is behind the service");
     assert!(judge.objection(&call_by("client")).is_none());
 }
 

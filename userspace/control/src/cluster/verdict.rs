@@ -141,7 +141,9 @@ impl<'s> Enrolled<'s> {
     /// The nodes with a pod that the policy selects.
     pub(super) fn nodes(&self, namespace: &str, selector: &Selector) -> BTreeSet<String> {
         let selects = |pod: &&Workload| {
-            self.settings.selects(namespace, selector, Subject { namespace: &pod.namespace, labels: &pod.labels })
+            let services = pod.own_services();
+            let subject = Subject { namespace: &pod.namespace, labels: &pod.labels, services: &services };
+            self.settings.selects(namespace, selector, subject)
         };
         let nodes = |pods: &[&Workload]| pods.iter().copied().filter(selects).map(|pod| pod.node.to_string()).collect();
         if namespace == &*self.settings.root_namespace {
@@ -159,11 +161,13 @@ fn settings(state: &State) -> MeshSettings {
 
 /// Rules that L4 takes for something else than is written: as the agents compile them.
 fn inexact(policy: &AuthorizationPolicy, settings: &MeshSettings) -> Vec<Inexact> {
-    let labels = match &policy.selector {
-        Selector::Labels(labels) => labels.clone(),
-        _ => Default::default(),
-    };
-    let subject = Subject { namespace: &policy.name.namespace, labels: &labels };
+    let (mut labels, mut services) = (Default::default(), Vec::new());
+    match &policy.selector {
+        Selector::Labels(wanted) => labels = wanted.clone(),
+        Selector::Services(names) => services.extend(names.iter().map(String::as_str)),
+        Selector::Namespace | Selector::Waypoint => {}
+    }
+    let subject = Subject { namespace: &policy.name.namespace, labels: &labels, services: &services };
     RuleSet::compile(subject, settings, [policy], []).posture().inexact
 }
 

@@ -161,6 +161,12 @@ fn what_does_not_fit_together_is_said() {
              spec: {{clusterIP: 10.96.0.1, selector: {{app: a}}}}}}\n"
         )
     };
+    let targeting = |name: &str| {
+        format!(
+            "{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: p, namespace: shop}}, \
+             spec: {{targetRefs: [{{kind: Service, name: {name}}}], action: DENY, rules: [{{}}]}}}}\n"
+        )
+    };
     let here = |metadata: &str, spec: &str, status: &str| pod("shop", "a", metadata, spec, status);
     let table = [
         (vec![pod("nowhere", "a", "", "", "")], "warning unknown_namespace metadata.namespace"),
@@ -180,6 +186,11 @@ fn what_does_not_fit_together_is_said() {
         (
             vec![here(", labels: {app: a}", "", ""), policy("{app: b}")],
             "warning selects_nothing spec.selector.matchLabels",
+        ),
+        (vec![here(", labels: {app: a}", "", ""), service("x"), targeting("x")], ""),
+        (
+            vec![here(", labels: {app: a}", "", ""), service("x"), targeting("x1")],
+            "warning selects_nothing spec.targetRefs",
         ),
         (
             vec![here(", labels: {app: a}", "", ""), service("x1"), service("y1")],
@@ -240,7 +251,7 @@ fn a_broken_mesh_refuses_all_traffic_whatever_policies_let_in() {
         settings.root_namespace = state.mesh.root_namespace.clone();
         let labels = BTreeMap::new();
         let refusals = ["shop", "root", "other"].map(|namespace| {
-            let subject = culvert_policy::Subject { namespace, labels: &labels };
+            let subject = culvert_policy::Subject { namespace, labels: &labels, services: &[] };
             let set = culvert_policy::RuleSet::compile(subject, &settings, state.authorization.values(), []);
             set.invalid().map(|(name, text)| format!("{name}: {text}")).collect::<Vec<_>>().concat()
         });

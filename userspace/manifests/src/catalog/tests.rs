@@ -392,7 +392,11 @@ fn what_stands_for_a_broken_policy_is_said_as_it_is() {
         ("action: DENI", "it refuses everything that it selects"),
         ("action: AUDIT\n  rule: 1", "it only marks, and refuses nothing"),
         ("action: AUDIT\n  provider: {name: x}", "it refuses everything that it selects"),
-        ("targetRefs: [{kind: Service, name: x}]\n  rule: 1", "it is a waypoint's business and refuses nothing here"),
+        ("targetRefs: [{kind: Service, name: x}]\n  rule: 1", "it refuses everything that it selects"),
+        (
+            "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: x}]\n  rule: 1",
+            "it is a waypoint's business and refuses nothing here",
+        ),
     ];
     for (spec, expected) in table {
         let bad = POLICY.replace("  selector: {matchLabels: {app: web}}\n", "").replace("action: DENY", spec);
@@ -593,7 +597,7 @@ fn what_was_kept_on_disk_comes_back_as_last_good() {
 fn request_authentication_is_taken_and_said_not_to_hold_at_l4() {
     let text = "{apiVersion: security.istio.io/v1, kind: RequestAuthentication, metadata: {name: r, namespace: shop}, spec: {}}";
     let (catalog, complaints) = read(text);
-    assert_eq!(said(&complaints), ["info not_enforced_at_l4"]);
+    assert_eq!(said(&complaints), ["warning not_enforced_at_l4"]);
     assert_eq!(catalog.objects().count(), 1);
 }
 

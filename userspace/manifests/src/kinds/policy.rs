@@ -20,8 +20,9 @@ pub(super) fn read(key: &ObjectKey, value: &Value) -> Reading {
     meta::check_names(key, &Fields::of(value, String::new(), &notes));
     if key.kind == ObjectKind::RequestAuthentication {
         let text =
-            "accepted, but not enforced: tokens are seen by a waypoint only, and L4 takes what they say for unknown";
-        notes.add(Severity::Info, "not_enforced_at_l4", "", text, "");
+            "accepted, but nobody looks at tokens: a bad one is not refused, and what policies ask of one is unknown";
+        let remedy = "have the application or its gateway check tokens; policies that ask for one let nobody in";
+        notes.add(Severity::Warning, "not_enforced_at_l4", "", text, remedy);
         let object = super::request::read(&Fields::of(value, String::new(), &notes));
         return Reading::of(object, notes);
     }

@@ -1,6 +1,6 @@
 //! Whom a policy concerns: metadata, `selector` and `targetRefs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -31,7 +31,19 @@ pub(super) fn read(spec: Option<&Value>) -> Selector {
     if !labels.is_empty() {
         return Selector::Labels(labels);
     }
-    if spec.get("selector").is_none() && !targets(spec).is_empty() { Selector::Waypoint } else { Selector::Namespace }
+    let targets = targets(spec);
+    if spec.get("selector").is_some() || targets.is_empty() {
+        return Selector::Namespace;
+    }
+    let services: BTreeSet<String> = targets.iter().filter_map(|(_, target)| service(target)).collect();
+    if services.is_empty() { Selector::Waypoint } else { Selector::Services(services) }
+}
+
+/// The name of a target that is a Service.
+fn service(target: &Value) -> Option<String> {
+    let text = |name: &str| target.get(name).and_then(Value::as_str).unwrap_or_default();
+    let is_service = text("kind") == "Service" && matches!(text("group"), "" | "core");
+    is_service.then(|| text("name").to_owned())
 }
 
 /// The selector for a stand-in: when labels or targets cannot be trusted to say what was meant, all of the namespace.
@@ -61,6 +73,14 @@ pub(super) fn check(spec: &Value, complaints: &mut Vec<Complaint>, warnings: &mu
     }
     for (field, target) in targets(spec) {
         check_target(&field, target, complaints);
+        if service(target).is_none() {
+            warnings.push(Complaint::new(
+                field,
+                "no_l7_layer",
+                "only a waypoint holds what this target has to keep, and culvert has none: nothing is enforced for it",
+                "name the Services behind it (kind: Service), or select their pods with spec.selector",
+            ));
+        }
     }
 }
 

@@ -159,6 +159,9 @@ fn principals_of_the_mesh_match_under_every_alias_and_trust_domains_only_under_t
 fn a_policy_concerns_its_namespace_its_labels_and_the_root_namespace_everybody() {
     let nothing = |labels: Value| json!({ "selector": { "matchLabels": labels } });
     let root = |spec: Value| object("AuthorizationPolicy", "istio-system", "root", spec);
+    // The pod is behind the service `web`.
+    let service = |name: &str| json!({ "kind": "Service", "name": name });
+    let gateway = json!({ "group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "web" });
     for (object, concerned) in [
         (authorization("it", json!({})), true),
         (authorization("it", json!({ "selector": {} })), true),
@@ -170,7 +173,12 @@ fn a_policy_concerns_its_namespace_its_labels_and_the_root_namespace_everybody()
         (root(json!({})), true),
         (root(nothing(json!({ "app": "web" }))), true),
         (root(nothing(json!({ "app": "api" }))), false),
-        (authorization("it", json!({ "targetRefs": [{ "kind": "Service", "name": "web" }] })), false),
+        (authorization("it", json!({ "targetRefs": [service("web")] })), true),
+        (authorization("it", json!({ "targetRefs": [service("api")] })), false),
+        (authorization("it", json!({ "targetRefs": [gateway, service("api"), service("web")] })), true),
+        (authorization("it", json!({ "targetRefs": [gateway] })), false),
+        (object("AuthorizationPolicy", "pay", "it", json!({ "targetRefs": [service("web")] })), false),
+        (root(json!({ "targetRefs": [service("web")] })), false),
     ] {
         let world = World::new().with_object(object.clone());
         let expected = if concerned { "no_allow_matched" } else { "allow" };

@@ -289,7 +289,10 @@ fn a_stand_in_selects_what_the_object_selects_and_all_of_the_namespace_where_tha
     assert_eq!(broken(json!({ "selector": { "matchLabels": { "app": 1 } } })), (Selector::Namespace, 0, true));
     let labels = |value: &str| json!({ "selector": { "matchLabels": { "app": value } } });
     assert_eq!(broken(labels("web*")), (Selector::Namespace, 0, true), "a label that no workload can have");
-    assert_eq!(broken(json!({ "targetRefs": [{ "kind": "Service", "name": "a" }] })), (Selector::Waypoint, 0, true));
+    let services = Selector::Services(["a".to_owned()].into());
+    assert_eq!(broken(json!({ "targetRefs": [{ "kind": "Service", "name": "a" }] })), (services, 0, true));
+    let gateway = json!({ "group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "a" });
+    assert_eq!(broken(json!({ "targetRefs": [gateway] })), (Selector::Waypoint, 0, true));
     assert_eq!(broken(json!({ "targetRefs": [{ "kind": "Pod", "name": "a" }] })), (Selector::Namespace, 0, true));
     let strict = peer(json!({ "targetRefs": [{ "kind": "Service", "name": "a" }], "mtls": { "mode": "STRICT" } }));
     let Policy::Authentication(closed) = rejected(&strict).stand_in else { panic!("a PeerAuthentication") };

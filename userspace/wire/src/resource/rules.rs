@@ -107,24 +107,37 @@ fn invalid(raw: &str) -> Option<Arc<str>> {
 }
 
 fn selector_message(selector: &Selector) -> message::Selector {
-    let (scope, labels) = match selector {
-        Selector::Namespace => (Scope::Namespace, BTreeMap::new()),
-        Selector::Labels(labels) => (Scope::Labels, labels.clone()),
-        Selector::Waypoint => (Scope::Waypoint, BTreeMap::new()),
+    let mut message = message::Selector::default();
+    let scope = match selector {
+        Selector::Namespace => Scope::Namespace,
+        Selector::Labels(labels) => {
+            message.labels.clone_from(labels);
+            Scope::Labels
+        }
+        Selector::Services(names) => {
+            message.services = names.iter().cloned().collect();
+            Scope::Services
+        }
+        Selector::Waypoint => Scope::Waypoint,
     };
-    message::Selector { scope: scope.into(), labels }
+    message.set_scope(scope);
+    message
 }
 
 /// A selector must be there: without one, nobody could tell "all" from "lost on the way".
 fn read_selector(raw: Option<message::Selector>) -> Read<Selector> {
     let raw = raw.ok_or_else(|| FieldError::new("selector", Fault::Missing))?;
     let scope = Scope::try_from(raw.scope).map_err(|_| FieldError::new("selector.scope", Fault::UnknownValue))?;
-    match (scope, raw.labels.is_empty()) {
-        (Scope::Namespace, true) => Ok(Selector::Namespace),
-        (Scope::Waypoint, true) => Ok(Selector::Waypoint),
-        (Scope::Labels, false) => Ok(Selector::Labels(raw.labels)),
-        (Scope::Labels, true) => Err(FieldError::new("selector.labels", Fault::MatchesAll)),
-        (Scope::Namespace | Scope::Waypoint, false) => Err(FieldError::new("selector.labels", Fault::UnknownValue)),
+    let too_much = |field| Err(FieldError::new(field, Fault::UnknownValue));
+    match (scope, raw.labels.is_empty(), raw.services.is_empty()) {
+        (Scope::Namespace, true, true) => Ok(Selector::Namespace),
+        (Scope::Waypoint, true, true) => Ok(Selector::Waypoint),
+        (Scope::Labels, false, true) => Ok(Selector::Labels(raw.labels)),
+        (Scope::Services, true, false) => Ok(Selector::Services(raw.services.into_iter().collect())),
+        (Scope::Labels, true, _) => Err(FieldError::new("selector.labels", Fault::MatchesAll)),
+        (Scope::Services, true, true) => Err(FieldError::new("selector.services", Fault::Missing)),
+        (_, false, _) => too_much("selector.labels"),
+        (_, true, false) => too_much("selector.services"),
     }
 }
 

@@ -113,6 +113,7 @@ fn service() -> impl Strategy<Value = Resource> {
 fn selector() -> impl Strategy<Value = Selector> {
     prop_oneof![
         Just(Selector::Namespace),
+        prop::collection::btree_set("[a-z]{1,5}", 1..3).prop_map(Selector::Services),
         Just(Selector::Waypoint),
         collection::btree_map(word(), word(), 1..3).prop_map(Selector::Labels),
     ]

@@ -39,6 +39,13 @@ fn takes_empty_for_null(case: &Case, error: &str) -> bool {
     error.contains("must be of type string: \"null\"") && text.contains(":\"\"") && !text.contains(":null")
 }
 
+/// Whether it has targets, and none of them is a Service.
+fn has_only_gateways(spec: &Value) -> bool {
+    let several = spec["targetRefs"].as_array().into_iter().flatten();
+    let targets: Vec<&Value> = several.chain(Some(&spec["targetRef"]).filter(|one| !one.is_null())).collect();
+    !targets.is_empty() && targets.iter().all(|target| target["kind"] != "Service")
+}
+
 /// Something is said of it, and of this generation.
 fn is_said(object: &Value) -> Result<()> {
     let name = &object["metadata"]["name"];
@@ -46,14 +53,10 @@ fn is_said(object: &Value) -> Result<()> {
     for kind in ["Accepted", "Enforced"] {
         let one = conditions.iter().find(|one| one["type"] == kind).with_context(|| format!("{name}: no {kind}"))?;
         ensure!(one["observedGeneration"] == object["metadata"]["generation"], "{name}: {one}");
-        // No pod is there that any of them could select; tokens are a waypoint's business.
-        let wanted = match (
-            kind,
-            object["kind"].as_str(),
-            object["spec"]["targetRefs"].is_null() && object["spec"]["targetRef"].is_null(),
-        ) {
+        // No pod is there that any of them could select; tokens and gateways are a waypoint's business.
+        let wanted = match (kind, object["kind"].as_str(), has_only_gateways(&object["spec"])) {
             ("Accepted", ..) => ("True", "Valid"),
-            (_, Some("RequestAuthentication"), _) | (_, _, false) => ("False", "NoL7Layer"),
+            (_, Some("RequestAuthentication"), _) | (_, _, true) => ("False", "NoL7Layer"),
             // All cases lie in one namespace: of one scope the oldest holds.
             (_, Some("PeerAuthentication"), _)
                 if one["message"].as_str().is_some_and(|text| text.contains("is older")) =>

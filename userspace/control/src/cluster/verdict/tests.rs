@@ -150,7 +150,7 @@ fn what_is_refused_or_no_layers_is_said_so() {
     assert!(invalid.conditions[1].message.contains("refuses everything"), "{}", invalid.conditions[1].message);
     let mut dry_run = policy(json!({"action": "DENY"}));
     dry_run["metadata"]["annotations"] = json!({"istio.io/dry-run": "true"});
-    let targets = json!([{"group": "", "kind": "Service", "name": "web"}]);
+    let targets = json!([{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "web"}]);
     for (broken, holds) in [
         (dry_run, "it is a dry run and refuses nothing"),
         (policy(json!({"action": "AUDIT", "rule": []})), "it only marks, and refuses nothing"),

@@ -34,6 +34,20 @@ fn settings(state: &State) -> MeshSettings {
     settings
 }
 
+/// What is said of a policy that selects nobody: field, text and remedy.
+type SelectsNothing = (&'static str, &'static str, &'static str);
+
+const LABELS: SelectsNothing = (
+    "spec.selector.matchLabels",
+    "no pod has these labels: the policy concerns nobody",
+    "compare it with the pods' labels",
+);
+const SERVICES: SelectsNothing = (
+    "spec.targetRefs",
+    "no pod is behind these services: the policy concerns nobody",
+    "compare their names with the services of this namespace, and their selectors with the pods' labels",
+);
+
 fn selectors(view: &mut View<'_>, state: &State, settings: &MeshSettings) {
     let mut pods: BTreeMap<&str, Vec<&Workload>> = BTreeMap::new();
     for pod in state.workloads.values() {
@@ -45,11 +59,15 @@ fn selectors(view: &mut View<'_>, state: &State, settings: &MeshSettings) {
             Object::PeerAuthentication(policy) => &policy.selector,
             _ => continue,
         };
-        let Selector::Labels(_) = selector else {
-            continue;
+        let (field, text, remedy) = match selector {
+            Selector::Labels(_) => LABELS,
+            Selector::Services(_) => SERVICES,
+            Selector::Namespace | Selector::Waypoint => continue,
         };
         let selected = |pod: &&Workload| {
-            settings.selects(&key.namespace, selector, Subject { namespace: &pod.namespace, labels: &pod.labels })
+            let services = pod.own_services();
+            let subject = Subject { namespace: &pod.namespace, labels: &pod.labels, services: &services };
+            settings.selects(&key.namespace, selector, subject)
         };
         let somebody = if *settings.root_namespace == *key.namespace {
             pods.values().flatten().any(selected)
@@ -57,10 +75,7 @@ fn selectors(view: &mut View<'_>, state: &State, settings: &MeshSettings) {
             pods.get(key.namespace.as_str()).into_iter().flatten().any(selected)
         };
         if !somebody {
-            let text = "no pod has these labels: the policy concerns nobody".to_owned();
-            let remedy = "compare it with the pods' labels";
-            let at = Some((key, held));
-            view.complain(Severity::Warning, at, "spec.selector.matchLabels", "selects_nothing", text, remedy);
+            view.complain(Severity::Warning, Some((key, held)), field, "selects_nothing", text.to_owned(), remedy);
         }
     }
 }

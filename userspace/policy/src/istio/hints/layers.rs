@@ -41,8 +41,8 @@ fn warn_of_unseen(action: Action, index: usize, rule: &NormalRule, warnings: &mu
             format!("spec.rules[{index}].{}", field.path),
             "l7_field_at_l4",
             format!("{attribute} is not visible at L4, {effect}"),
-            "split it: identities and ports in this policy, the HTTP part in one with `targetRefs` to the service, \
-             whose waypoint sees requests",
+            "identities, addresses and ports are what is seen: write the rule with these, and leave what is in requests \
+             to the application or its gateway",
         ));
     }
 }
