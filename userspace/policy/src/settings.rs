@@ -73,7 +73,7 @@ impl MeshSettings {
             Selector::Labels(wanted) => {
                 wanted.iter().all(|(key, value)| subject.labels.get(key).is_some_and(|have| have == value))
             }
-            // Of the root namespace as well: a policy and its targets are in one namespace.
+            // Also for the root namespace: a policy and its targets are in one namespace.
             Selector::Services(names) => {
                 namespace == subject.namespace && subject.services.iter().any(|service| names.contains(*service))
             }
