@@ -59,6 +59,21 @@ impl TrustDomains {
         expanded
     }
 
+    /// The values that a list of trust domains stands for: one of the mesh's own, written out, stands for each of them
+    /// (Istio's `ExpandTrustDomainAliases`).
+    pub fn expand_trust_domains(&self, values: &[String]) -> Vec<String> {
+        let mut expanded: Vec<String> = Vec::with_capacity(values.len());
+        for value in values {
+            let stands_for = if self.0.contains(value) { self.0.as_slice() } else { std::slice::from_ref(value) };
+            for domain in stands_for {
+                if !expanded.contains(domain) {
+                    expanded.push(domain.clone());
+                }
+            }
+        }
+        expanded
+    }
+
     /// The SPIFFE IDs that a list of IDs stands for: each, and each of Istio's layout also in the aliases. What is not
     /// such an ID stays as it is.
     pub fn expand_identities<'a>(

@@ -119,7 +119,7 @@ impl Context<'_> {
             Attribute::SourceServiceAccount => {
                 Test::Account(values.iter().map(|v| self.account(v)).collect::<Accounts>())
             }
-            Attribute::SourceTrustDomain => Test::TrustDomain(strings(values)),
+            Attribute::SourceTrustDomain => Test::TrustDomain(strings(&self.domains.expand_trust_domains(values))),
             Attribute::SourceIp => Test::SourceIp(Blocks::read(values.iter().map(String::as_str))),
             Attribute::DestinationIp => Test::DestinationIp(Blocks::read(values.iter().map(String::as_str))),
             Attribute::DestinationPort => Test::DestinationPort(Ports::read(values.iter().map(String::as_str))),

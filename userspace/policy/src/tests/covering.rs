@@ -76,7 +76,8 @@ fn one_rule_implies_another_by_its_structure() {
         (source(json!({"namespaces": ["a"]})), source(json!({"principals": ["*"]})), true),
         (source(json!({"ipBlocks": ["10.0.0.1"]})), source(json!({"principals": ["*"]})), false),
         // The alias stands for the mesh, another trust domain does not.
-        (source(json!({"principals": ["old.test/ns/a/sa/x"]})), source(json!({"trustDomains": ["mesh.test"]})), false),
+        (source(json!({"principals": ["old.test/ns/a/sa/x"]})), source(json!({"trustDomains": ["mesh.test"]})), true),
+        (source(json!({"principals": ["far.test/ns/a/sa/x"]})), source(json!({"trustDomains": ["mesh.test"]})), false),
         (source(json!({"principals": ["far.test/ns/a/sa/x"]})), source(json!({"trustDomains": ["far.test"]})), true),
         // `when` says the same as the field.
         (when("source.namespace", json!(["a"])), source(json!({"namespaces": ["a", "b"]})), true),

@@ -31,6 +31,14 @@ fn the_default_name_points_to_the_mesh_whatever_its_name() {
 }
 
 #[test]
+fn a_trust_domain_of_the_mesh_stands_for_all_of_its_names() {
+    let domains = TrustDomains::new("a", ["b", "c"]);
+    let expand = |values: &[&str]| domains.expand_trust_domains(&values.iter().map(|&v| v.into()).collect::<Vec<_>>());
+    assert_eq!(expand(&["b"]), ["a", "b", "c"]);
+    assert_eq!(expand(&["x", "a", "c", "*b", "cluster.local"]), ["x", "a", "b", "c", "*b", "cluster.local"]);
+}
+
+#[test]
 fn a_wildcard_domain_stays_for_what_it_matches_and_is_named_for_the_rest() {
     assert_eq!(expand("new-td", &["old-td"], "*-td/ns/x/sa/y"), ["*-td/ns/x/sa/y"]);
     assert_eq!(expand("a", &["old-td"], "*-td/ns/x/sa/y"), ["a/ns/x/sa/y", "*-td/ns/x/sa/y"]);

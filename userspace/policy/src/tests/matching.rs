@@ -143,14 +143,20 @@ fn ports_and_their_negation() {
 }
 
 #[test]
-fn principals_of_the_mesh_match_under_every_alias_and_trust_domains_only_under_their_own() {
+fn principals_and_trust_domains_of_the_mesh_match_under_every_alias() {
     let (new, old) = ("spiffe://mesh.test/ns/shop/sa/web", "spiffe://old.test/ns/shop/sa/web");
     for principal in ["mesh.test/ns/shop/sa/web", "old.test/ns/shop/sa/web", "*/ns/shop/sa/web"] {
         allows(source(json!({ "principals": [principal] })), &[(new, true), (old, true)]);
     }
     let condition = json!({ "when": [{ "key": "source.principal", "values": ["old.test/ns/shop/sa/web"] }] });
     allows(condition, &[(new, true), (old, true)]);
-    allows(source(json!({ "trustDomains": ["mesh.test"] })), &[(new, true), (old, false)]);
+    for domain in ["mesh.test", "old.test"] {
+        allows(source(json!({ "trustDomains": [domain] })), &[(new, true), (old, true)]);
+        allows(source(json!({ "notTrustDomains": [domain] })), &[(new, false), (old, false)]);
+    }
+    allows(source(json!({ "trustDomains": ["old*"] })), &[(new, false), (old, true)]);
+    let condition = json!({ "when": [{ "key": "source.trustDomain", "values": ["old.test"] }] });
+    allows(condition, &[(new, true), (old, true)]);
     let deny = json!({ "action": "DENY", "rules": [source(json!({ "principals": ["old.test/ns/shop/sa/web"] }))] });
     assert_eq!(World::new().with("it", deny).answer(&from_id(new)), "policy_denied");
 }
