@@ -1,6 +1,8 @@
 //! Files into documents, documents into values. Each document is parsed on its own, so that a broken one does not take
 //! its neighbours down.
 
+use std::{borrow::Cow, collections::BTreeSet};
+
 use serde_json::Value;
 
 use crate::object::Origin;
@@ -20,16 +22,49 @@ pub(crate) struct Broken {
     /// Where and why.
     pub(crate) line: u64,
     pub(crate) why: String,
-    /// As much of its identity as could be read off its lines.
-    pub(crate) kind: Option<String>,
-    pub(crate) namespace: Option<String>,
-    pub(crate) name: Option<String>,
+    /// All that its lines call a kind, a namespace or a name, each once: what it is is among them, whatever stands around it
+    /// (a list's other items, labels, owners).
+    pub(crate) kinds: BTreeSet<String>,
+    pub(crate) namespaces: BTreeSet<String>,
+    pub(crate) names: BTreeSet<String>,
 }
+
+/// Most nodes of one document: a list of some 35,000 policies. What aliases may grow to is bounded beside it.
+const NODES: usize = 1_000_000;
 
 /// The documents of a file that say anything.
 pub(crate) fn documents(file: &str, text: &str) -> Vec<Document> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    split(text).into_iter().filter_map(|(line, text)| document(file, line, &text)).collect()
+    // To YAML a carriage return alone ends a line as well.
+    let text = match text.contains('\r') {
+        true => Cow::Owned(text.replace("\r\n", "\n").replace('\r', "\n")),
+        false => Cow::Borrowed(text),
+    };
+    let parts =
+        split(&text).into_iter().flat_map(|(line, text)| json_stream(&text, line).unwrap_or(vec![(line, text)]));
+    parts.filter_map(|(line, text)| document(file, line, &text)).collect()
+}
+
+/// The objects of a part that holds several in JSON, one after the other, as `kubectl` takes them.
+fn json_stream(text: &str, first_line: u64) -> Option<Vec<(u64, String)>> {
+    let begins = text.find(|c: char| !c.is_whitespace()).filter(|at| text[*at..].starts_with('{'))?;
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<serde::de::IgnoredAny>();
+    let (mut parts, mut start) = (Vec::new(), begins);
+    while let Some(value) = values.next() {
+        value.ok()?;
+        let end = values.byte_offset();
+        let line = first_line + text[..start].matches('\n').count() as u64;
+        parts.push((line, text[start..end].to_owned()));
+        start = end + text[end..].find(|c: char| !c.is_whitespace()).unwrap_or(text.len() - end);
+    }
+    (parts.len() > 1).then_some(parts)
+}
+
+/// A policy list may be long; for the rest the parser's own bounds hold.
+fn bounds() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_nodes: NODES, max_events: 2 * NODES },
+    }
 }
 
 fn document(file: &str, line: u64, text: &str) -> Option<Document> {
@@ -38,7 +73,7 @@ fn document(file: &str, line: u64, text: &str) -> Option<Document> {
     let skipped = text.lines().take_while(blank).count() as u64;
     text.lines().find(|line| !blank(line))?;
     let origin = Origin { file: file.to_owned(), line: line + skipped };
-    let content = match serde_saphyr::from_str::<Value>(text) {
+    let content = match serde_saphyr::from_str_with_options::<Value>(text, bounds()) {
         Ok(Value::Null) => return None,
         Ok(value) => Ok(value),
         Err(error) => {
@@ -70,8 +105,10 @@ fn split(text: &str) -> Vec<(u64, String)> {
 }
 
 fn broken(line: u64, why: String, text: &str) -> Broken {
-    let value = |key: &str| text.lines().flat_map(|line| line.split(['{', '[', ','])).find_map(|part| entry(part, key));
-    Broken { line, why, kind: value("kind"), namespace: value("namespace"), name: value("name") }
+    let values = |key: &str| {
+        text.lines().flat_map(|line| line.split(['{', '[', ','])).filter_map(|part| entry(part, key)).collect()
+    };
+    Broken { line, why, kinds: values("kind"), namespaces: values("namespace"), names: values("name") }
 }
 
 /// The value of `KEY: VALUE` or `"KEY": "VALUE"`, with whatever stands around it.
@@ -86,6 +123,9 @@ fn entry(part: &str, key: &str) -> Option<String> {
 /// What the parser says, with the lines of the file instead of those of the document, and without its own settings.
 fn in_words(why: &str, first_line: u64) -> String {
     let why = why.lines().next().unwrap_or_default();
+    if why.contains("budget breached: Nodes") || why.contains("budget breached: Events") {
+        return format!("more than {NODES} values: split it");
+    }
     let why = [", set DuplicateKeyPolicy", "; use from_str_multiple"].iter().fold(why.to_owned(), |why, hint| {
         let Some(start) = why.find(hint) else { return why };
         let end = why[start..].find(" at line ").map_or(why.len(), |end| start + end);

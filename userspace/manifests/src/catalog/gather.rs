@@ -202,9 +202,9 @@ impl<'p> Pass<'p> {
         let at = Origin { file: origin.file.clone(), line: broken.line };
         let text = format!("the document that begins at line {} is not YAML: {}", origin.line, broken.why);
         self.damage(&at, "not_yaml", text, "the other documents of the file are read");
-        if let Some(kind) = broken.kind.as_deref().and_then(ObjectKind::of) {
-            let namespace = broken.namespace.unwrap_or_else(|| "default".to_owned());
-            self.note_unreadable(origin, Meant { kind, namespace, name: broken.name }, "its YAML cannot be read");
+        let meant = meant_by(&broken);
+        for meant in meant {
+            self.note_unreadable(origin, meant, "its YAML cannot be read");
         }
     }
 
@@ -276,6 +276,30 @@ impl<'p> Pass<'p> {
             remedy: remedy.to_owned(),
         });
     }
+}
+
+/// What a document that cannot be read may hold: each kind that it names, in each namespace that it names. Rather too
+/// much is closed than that a list's second item, or a namespace behind somebody's label, stays open.
+fn meant_by(broken: &Broken) -> Vec<Meant> {
+    let kinds = broken.kinds.iter().filter_map(|kind| ObjectKind::of(kind.strip_suffix("List").unwrap_or(kind)));
+    let kinds: BTreeSet<ObjectKind> = kinds.collect();
+    let default = BTreeSet::from(["default".to_owned()]);
+    let namespaces = if broken.namespaces.is_empty() { &default } else { &broken.namespaces };
+    let name = broken.names.first().filter(|_| broken.names.len() == 1 && kinds.len() == 1 && namespaces.len() == 1);
+    let mut meant = Vec::new();
+    for kind in kinds {
+        if kind == ObjectKind::Namespace {
+            let named = |name: &String| Meant { kind, namespace: String::new(), name: Some(name.clone()) };
+            meant.extend(broken.names.iter().map(named));
+            continue;
+        }
+        meant.extend(namespaces.iter().map(|namespace| Meant {
+            kind,
+            namespace: namespace.clone(),
+            name: name.cloned(),
+        }));
+    }
+    meant
 }
 
 pub(super) fn closed_text(stand_in: &Object) -> String {

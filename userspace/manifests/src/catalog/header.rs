@@ -103,7 +103,10 @@ pub(super) fn header(value: &Value) -> Header {
 /// A member of `metadata` that says anything.
 fn metadata<'v>(value: &'v Value, key: &str) -> Option<&'v Value> {
     let says = |member: &&Value| !member.is_null() && member.as_str() != Some("");
-    value.get("metadata")?.get(key).filter(says)
+    let members = value.as_object()?;
+    // Whoever misspells it means it: what is refused for that closes its own namespace.
+    let misspelt = || members.iter().find(|(name, _)| name.eq_ignore_ascii_case("metadata")).map(|(_, value)| value);
+    members.get("metadata").or_else(misspelt)?.get(key).filter(says)
 }
 
 /// The kind that somebody meant who slipped in its kind or its group, of those that go unread at a price: what they should
@@ -116,9 +119,12 @@ fn misspelt(api_version: &str, kind: &str) -> Option<ObjectKind> {
         ObjectKind::Mesh,
         ObjectKind::Namespace,
     ];
-    let near = nearest(kind, &CLOSING.map(ObjectKind::as_str))?;
-    let meant = CLOSING.into_iter().find(|known| known.as_str() == near)?;
     let group = group(api_version);
+    let Some(near) = nearest(kind, &CLOSING.map(ObjectKind::as_str)) else {
+        // The group has no other kinds: whatever it should be, it is about who may do what.
+        return (group == culvert_policy::istio::GROUP).then_some(ObjectKind::AuthorizationPolicy);
+    };
+    let meant = CLOSING.into_iter().find(|known| known.as_str() == near)?;
     let part_of = |word: &str| group.split('.').any(|part| part == word);
     let its_own = match meant {
         ObjectKind::Namespace => group.is_empty(),
@@ -162,11 +168,21 @@ pub(super) fn put_default_namespace(value: &mut Value) {
     }
 }
 
-/// The items of a `List`, or of a `PodList` and its like, whose items need not say what they are; else the value.
+/// The items of a `List`, or of a `PodList` and its like, whose items need not say what they are, and of a bare sequence;
+/// else the value.
 pub(super) fn items(mut value: Value) -> Vec<Value> {
-    let kind = value.get("kind").and_then(Value::as_str).and_then(|kind| kind.strip_suffix("List")).map(str::to_owned);
+    if let Value::Array(items) = value {
+        return items.into_iter().flat_map(items_of_items).collect();
+    }
+    let kind = value.get("kind").and_then(Value::as_str);
+    let of_items = |kind: &str| match kind.eq_ignore_ascii_case("list") {
+        true => Some(String::new()),
+        false => kind.strip_suffix("List").map(str::to_owned),
+    };
+    let kind = kind.and_then(of_items);
     let api_version = value.get("apiVersion").cloned();
-    let list = value.get_mut("items").map(Value::take);
+    let mut members = value.as_object_mut().into_iter().flatten();
+    let list = members.find(|(name, _)| name.eq_ignore_ascii_case("items")).map(|(_, list)| list.take());
     let (Some(kind), Some(list)) = (kind, list) else {
         return vec![value];
     };

@@ -416,6 +416,81 @@ fn a_broken_policy_in_flow_style_closes_its_own_namespace() {
     assert_eq!(standing(&catalog, "AuthorizationPolicy shop/p"), Some(Standing::Invalid));
 }
 
+/// Which namespaces refuse everything after a first reading.
+fn closed(text: &str) -> Vec<String> {
+    let (catalog, complaints) = read(text);
+    assert!(complaints.iter().any(|complaint| complaint.severity == Severity::Error), "{text}: {complaints:?}");
+    let objects = catalog.objects().filter(|(key, held)| key.kind.fails_closed() && held.standing == Standing::Invalid);
+    let namespaces: std::collections::BTreeSet<String> = objects.map(|(key, _)| key.namespace.clone()).collect();
+    namespaces.into_iter().collect()
+}
+
+#[test]
+fn what_cannot_be_read_closes_every_namespace_that_it_may_be_for() {
+    let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n";
+    for (text, expected) in [
+        // The policy is the list's second item, or only the list's kind says what its items are.
+        (
+            format!(
+                "kind: List\nitems:\n- {{kind: Pod, metadata: {{namespace: a}}}}\n- {}\n- {{a: 1, a: 2}}\n",
+                "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: shop}}"
+            ),
+            "a shop",
+        ),
+        (
+            "kind: AuthorizationPolicyList\nitems:\n- metadata: {namespace: shop, name: p}\n  spec: {\n".to_owned(),
+            "shop",
+        ),
+        // An owner's kind and a label's namespace stand before its own.
+        (
+            format!("metadata:\n  ownerReferences: [{{kind: Deployment}}]\n  namespace: shop\n{policy}spec: {{\n"),
+            "shop",
+        ),
+        (format!("{policy}metadata:\n  labels: {{namespace: other}}\n  namespace: shop\nspec: {{\n"), "other shop"),
+        // Two objects without a line between them.
+        (format!("{policy}metadata: {{namespace: a}}\n{policy}metadata: {{namespace: b}}\n"), "a b"),
+        (format!("{policy}metadata: {{name: p, namespace: shop}}\nspec: {{\n").replace('\n', "\r"), "shop"),
+        (format!("{policy}Metadata: {{name: p, namespace: shop}}\nspec: {{}}\n"), "shop"),
+        (
+            "apiVersion: security.istio.io/v1\nkind: AuthPolicy\nmetadata: {name: p, namespace: shop}\n".to_owned(),
+            "shop",
+        ),
+    ] {
+        assert_eq!(closed(&text).join(" "), expected, "{text}");
+    }
+}
+
+/// As an API server prunes them; but a label without a value would select more.
+#[test]
+fn what_is_null_counts_as_left_out() {
+    for (spec, standing_expected) in [
+        (
+            "{selector: null, action: null, rules: [{from: null, to: [{operation: {methods: null, ports: ['80']}}]}]}",
+            Standing::Fresh,
+        ),
+        ("{action: DENY, rules: null}", Standing::Invalid),
+        ("{selector: {matchLabels: {app: null}}, rules: [{}]}", Standing::Invalid),
+        ("{rules: [null]}", Standing::Invalid),
+    ] {
+        let text = format!(
+            "{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: p, namespace: shop}}, spec: {spec}}}"
+        );
+        let (catalog, complaints) = read(&text);
+        assert_eq!(standing(&catalog, "AuthorizationPolicy shop/p"), Some(standing_expected), "{spec}: {complaints:?}");
+    }
+}
+
+#[test]
+fn a_bare_sequence_and_a_list_in_other_letters_are_opened() {
+    let item = "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}";
+    for text in
+        [format!("- {item}\n"), format!("kind: list\nItems: [{item}]\n"), format!("kind: List\nItems: [{item}]\n")]
+    {
+        let (catalog, complaints) = read(&text);
+        assert_eq!((said(&complaints).len(), catalog.objects().count()), (0, 1), "{text}");
+    }
+}
+
 #[test]
 fn lists_are_opened() {
     let list = format!(
@@ -465,7 +540,7 @@ fn not_yaml_not_an_object_and_not_readable_are_said() {
     let table = [
         ("a: b: c", "error not_yaml"),
         ("a: 1\na: 2", "error not_yaml"),
-        ("[1, 2]", "error not_an_object"),
+        ("[1, 2]", "error not_an_object|error not_an_object"),
         ("{kind: Pod}", "error not_an_object"),
         ("# nothing\n---\n", ""),
         ("%YAML 1.2\n---\n{apiVersion: v1, kind: Namespace, metadata: {name: a}}\n...\n", ""),

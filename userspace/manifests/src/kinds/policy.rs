@@ -17,6 +17,7 @@ use crate::{
 
 pub(super) fn read(key: &ObjectKey, value: &Value) -> Reading {
     let notes = Notes::default();
+    let value = &without_nulls(value);
     meta::check_names(key, &Fields::of(value, String::new(), &notes));
     if key.kind == ObjectKind::RequestAuthentication {
         let text =
@@ -33,7 +34,6 @@ pub(super) fn read(key: &ObjectKey, value: &Value) -> Reading {
         }
         Some(Err(rejected)) => {
             add(&notes, Severity::Error, rejected.complaints);
-            add(&notes, Severity::Warning, rejected.warnings);
             let stand_in = object(rejected.stand_in);
             (stand_in.clone(), Some(stand_in))
         }
@@ -45,6 +45,23 @@ pub(super) fn read(key: &ObjectKey, value: &Value) -> Reading {
     };
     let stand_in = stand_in.or_else(|| notes.has_errors().then(|| refusing(key, "bad name")));
     Reading { stand_in, ..Reading::of(object, notes) }
+}
+
+/// The object as an API server would keep it: a member that is null counts as left out. A label's value that is null stays,
+/// and is refused: without it the selector would concern more.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let kept = members.iter().filter(|(_, value)| !value.is_null());
+            let kept = kept.map(|(name, value)| {
+                let value = if name == "matchLabels" { value.clone() } else { without_nulls(value) };
+                (name.clone(), value)
+            });
+            Value::Object(kept.collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(without_nulls).collect()),
+        other => other.clone(),
+    }
 }
 
 /// A policy that refuses its whole namespace, for an object of which no more than its name can be told.

@@ -41,13 +41,15 @@ fn check_values(
     condition: &Value,
     complaints: &mut Vec<Complaint>,
 ) {
-    let values: Vec<String> =
-        list(condition, name).into_iter().flatten().map(|v| v.as_str().unwrap_or_default().to_owned()).collect();
+    let written: Vec<Option<&str>> = list(condition, name).into_iter().flatten().map(Value::as_str).collect();
+    let values: Vec<String> = written.iter().map(|value| value.unwrap_or_default().to_owned()).collect();
     if let Err(error @ ConditionError::TooManyAccounts) = attribute.check_all(&values) {
         let field = format!("{at}.{name}");
         complaints.push(Complaint::new(field, "too_many", error.to_string(), "spread them over several rules"));
     }
-    for (index, value) in values.iter().enumerate() {
+    // What is no text is the schema's business.
+    let texts = values.iter().enumerate().filter(|(index, _)| written[*index].is_some());
+    for (index, value) in texts {
         if let Err(error) = attribute.check(value) {
             let field = format!("{at}.{name}[{index}]");
             let code = if value.is_empty() { "empty_value" } else { "bad_value" };

@@ -149,7 +149,7 @@ fn request_authentication() -> Value {
     let texts = || json!({"type": "array", "items": {"type": "string"}});
     let headers = record(json!({"name": {"type": "string"}, "prefix": {"type": "string"}}));
     let claims = record(json!({"header": {"type": "string"}, "claim": {"type": "string"}}));
-    let mut rule = record(json!({
+    let rule = record(json!({
         "issuer": {"type": "string"},
         "audiences": texts(),
         "jwksUri": {"type": "string"},
@@ -163,7 +163,6 @@ fn request_authentication() -> Value {
         "forwardOriginalToken": {"type": "boolean"},
         "timeout": {"type": "string"},
     }));
-    rule["required"] = json!(["issuer"]);
     record(json!({
         "selector": SELECTOR.schema(),
         "targetRefs": TARGETS.schema(),
