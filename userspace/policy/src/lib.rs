@@ -38,7 +38,7 @@ pub use explain::{Decision, Explanation, NearMiss, RuleTruth, explain};
 pub use model::{
     Action, AuthorizationPolicy, Condition, MtlsMode, Operation, PeerAuthentication, PolicyName, Rule, Selector, Source,
 };
-pub use mtls::{EffectiveMtls, Ignored, WhyIgnored, without_effect};
+pub use mtls::{EffectiveMtls, Ignored, WhyIgnored, all_without_effect, without_effect};
 pub use posture::{Inexact, Posture, RuleVerdict};
 pub use ruleset::RuleSet;
 pub use settings::{DEFAULT_ROOT_NAMESPACE, DefaultAction, DefaultMode, MeshSettings, Subject};

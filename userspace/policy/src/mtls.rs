@@ -1,6 +1,6 @@
 //! PeerAuthentication: which ports of a workload insist on an authenticated peer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::{
     model::{MtlsMode, PeerAuthentication, PolicyName, Selector},
@@ -137,8 +137,39 @@ pub fn without_effect<'a>(
             && other.name.namespace == object.name.namespace
             && (own != Scope::Workload || other.selector == object.selector)
     });
-    let winner = rivals.min_by_key(|other| (other.created, &other.name))?;
+    let winner = rivals.min_by_key(|other| age(other))?;
     (winner.name != object.name).then(|| WhyIgnored::Older(winner.name.clone()))
+}
+
+/// All objects that have no effect, and why.
+pub fn all_without_effect<'a>(
+    root_namespace: &str,
+    all: impl IntoIterator<Item = &'a PeerAuthentication>,
+) -> Vec<(&'a PolicyName, WhyIgnored)> {
+    let mut by_scope: HashMap<_, Vec<&PeerAuthentication>> = HashMap::new();
+    for object in all {
+        let labels = match &object.selector {
+            Selector::Labels(labels) => Some(labels),
+            _ => None,
+        };
+        by_scope.entry((&object.name.namespace, labels)).or_default().push(object);
+    }
+    let mut ignored = Vec::new();
+    for rivals in by_scope.into_values() {
+        // With the winner beside each: of many rivals each is not compared with all.
+        let winner = rivals.iter().copied().filter(|object| object.invalid.is_none()).min_by_key(|object| age(object));
+        let why = |object: &&'a PeerAuthentication| {
+            without_effect(root_namespace, object, winner).map(|why| (&object.name, why))
+        };
+        ignored.extend(rivals.iter().filter_map(why));
+    }
+    ignored.sort_by_key(|(name, _)| *name);
+    ignored
+}
+
+/// The oldest of a scope holds; of several of one age the first by name.
+fn age(object: &PeerAuthentication) -> (i64, &PolicyName) {
+    (object.created, &object.name)
 }
 
 fn scope(root_namespace: &str, object: &PeerAuthentication) -> Option<Scope> {

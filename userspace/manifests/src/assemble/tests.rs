@@ -189,6 +189,14 @@ fn what_does_not_fit_together_is_said() {
         ),
         (vec![here(", labels: {app: a}", "", ""), service("x"), targeting("x")], ""),
         (
+            vec![
+                here(", labels: {app: a}", "", ""),
+                policy("{app: a}"),
+                policy("{app: a}").replace("name: p", "name: q"),
+            ],
+            "warning overruled spec",
+        ),
+        (
             vec![here(", labels: {app: a}", "", ""), service("x"), targeting("x1")],
             "warning selects_nothing spec.targetRefs",
         ),

@@ -84,6 +84,10 @@ fn what_has_no_effect_anywhere_is_told_without_looking_at_workloads() {
     for effective in [&old, &labelled_old, &api, &elsewhere] {
         assert_eq!(why(effective), None, "{}", effective.name);
     }
+    let together = crate::all_without_effect("istio-system", all);
+    let mut one_by_one: Vec<_> = all.iter().filter_map(|object| why(object).map(|why| (&object.name, why))).collect();
+    one_by_one.sort_by_key(|(name, _)| *name);
+    assert_eq!(together, one_by_one);
     let broken = crate::PeerAuthentication { invalid: Some("broken".into()), ..old.clone() };
     assert_eq!(without_effect("istio-system", &new, [&broken, &new]), None, "what is broken takes no part");
 }

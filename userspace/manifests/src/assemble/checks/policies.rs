@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use culvert_policy::{How, MeshSettings, PolicyName, Selector, Shadowed, Subject, TrustDomains, shadows};
+use culvert_policy::{
+    How, MeshSettings, PolicyName, Selector, Shadowed, Subject, TrustDomains, WhyIgnored, all_without_effect, shadows,
+};
 use culvert_workload::Workload;
 
 use super::{
@@ -24,6 +26,7 @@ pub(super) fn check(view: &mut View<'_>, state: &State) {
     selectors(view, state, &settings);
     names::check(view, state, &settings);
     shadowed(view, state, &settings);
+    overruled(view, state);
 }
 
 fn settings(state: &State) -> MeshSettings {
@@ -107,6 +110,31 @@ fn shadowed(view: &mut View<'_>, state: &State, settings: &MeshSettings) {
     if found.incomplete {
         let text = format!("more than {VALUES} values of rules to compare: not all were looked at for shadowed rules");
         view.complain(Severity::Info, None, "", NOT_ALL, text, "");
+    }
+}
+
+/// Of one scope one PeerAuthentication holds. In files without `creationTimestamp` the first by its name.
+fn overruled(view: &mut View<'_>, state: &State) {
+    for (name, why) in all_without_effect(&state.mesh.root_namespace, state.authentication.values()) {
+        let kind = ObjectKind::PeerAuthentication;
+        let Some(held) = view.get(kind, &name.namespace, &name.name) else {
+            continue;
+        };
+        let key = ObjectKey { kind, namespace: name.namespace.to_string(), name: name.name.to_string() };
+        let (text, remedy) = match why {
+            WhyIgnored::Older(winner) => (
+                format!(
+                    "{winner} is for the same pods and is older, or as old and before it by name: this one has no effect"
+                ),
+                "remove one of them",
+            ),
+            WhyIgnored::SelectorInRootNamespace => (
+                "it selects labels in the root namespace, where only mesh-wide objects count: it has no effect"
+                    .to_owned(),
+                "move it into the namespace of the pods, or remove its selector",
+            ),
+        };
+        view.complain(Severity::Warning, Some((&key, held)), "spec", "overruled", text, remedy);
     }
 }
 
