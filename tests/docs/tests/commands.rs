@@ -150,6 +150,32 @@ fn values_that_are_set_are_the_charts() {
     assert!(seen >= 1, "no --set was found");
 }
 
+/// What the chart's values are is said twice: as they come, and as what they may be.
+#[test]
+fn the_schema_of_the_charts_values_has_each_of_them_and_no_other() {
+    fn compare(at: &str, values: &Value, schema: &Value) {
+        let Some(properties) = schema["properties"].as_object() else { return };
+        assert_eq!(schema["additionalProperties"], false, "{at}");
+        let (mut known, mut written): (Vec<_>, Vec<_>) = (
+            properties.keys().filter(|name| *name != "global").collect(),
+            values.as_object().unwrap().keys().collect(),
+        );
+        known.sort();
+        written.sort();
+        // Of resources people may say more than the chart does.
+        if !at.ends_with("/resources") {
+            assert_eq!(known, written, "{at}");
+        }
+        for (name, value) in values.as_object().unwrap() {
+            compare(&format!("{at}/{name}"), value, &properties[name]);
+        }
+    }
+    let chart = root().join("deploy/helm/culvert");
+    let values = serde_saphyr::from_str(&fs::read_to_string(chart.join("values.yaml")).unwrap()).unwrap();
+    let schema = serde_json::from_str(&fs::read_to_string(chart.join("values.schema.json")).unwrap()).unwrap();
+    compare("", &values, &schema);
+}
+
 /// `cargo xtask test` types the blocks of these pages that are marked for it: none may have been forgotten.
 #[test]
 fn what_is_to_be_typed_says_so_or_says_why_the_suite_does_not() {

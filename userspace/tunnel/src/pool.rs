@@ -283,9 +283,9 @@ fn may_retry(error: &OpenError) -> bool {
 }
 
 /// Whether the peer has said that it does not take the stream. Every 2xx says that it does (RFC 9110 section 9.3.6), though
-/// we go on with 200 only.
+/// we go on with 200 only. Whoever refuses our certificate has not looked at what came behind it.
 fn was_not_taken(error: &OpenError) -> bool {
-    may_retry(error) || matches!(error, OpenError::Refused(300..))
+    may_retry(error) || matches!(error, OpenError::Refused(300..) | OpenError::TunnelLost(StreamError::RefusedByPeer))
 }
 
 /// The tunnel broke under the question. On a tunnel that had been standing around this is how one learns that the

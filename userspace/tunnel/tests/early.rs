@@ -15,7 +15,7 @@ use culvert_tunnel::{
     AppSocket, Authority, ConnectRequest, Early, End, Limits, Meter, OpenError, Side, Totals, TunnelStream, revocation,
     splice,
 };
-use support::{SERVER, World, pair, until, worker};
+use support::{CLIENT, Ca, HOUR, Identity, SERVER, World, pair, until, worker};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -32,6 +32,7 @@ const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const END_STREAM: u8 = 1;
 const REFUSED_STREAM: u8 = 7;
+const ENHANCE_YOUR_CALM: u8 = 11;
 
 /// What becomes of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +49,8 @@ enum Then {
     Refuse,
     /// GOAWAY, which says that the request was not looked at.
     Leave,
+    /// The same, for this reason.
+    LeaveFor(u8),
     /// RST_STREAM with this code, when bytes have come.
     Reset(u8),
     /// Nothing.
@@ -106,6 +109,7 @@ async fn serve(mut tls: TlsStream<TcpStream>, heard: Rc<Heard>, script: &'static
                     Then::AnswerMore => [ok(stream), frame(WINDOW_UPDATE, 0, 0, &[0, 1, 0, 0])].concat(),
                     Then::Refuse => frame(HEADERS, 5, stream, b"\x08\x03503"),
                     Then::Leave => frame(GOAWAY, 0, 0, &[0; 8]),
+                    Then::LeaveFor(reason) => frame(GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, reason]),
                     Then::Break => return,
                     _ => continue,
                 }
@@ -222,7 +226,8 @@ fn more_than_fits_goes_on_after_the_answer() {
 #[test]
 fn who_did_not_take_the_stream_leaves_the_words_for_the_next() {
     worker(async {
-        for script in [&[Then::Leave, Then::AnswerBytes], &[Then::Reset(REFUSED_STREAM), Then::AnswerBytes]] {
+        for first in [Then::Leave, Then::LeaveFor(ENHANCE_YOUR_CALM), Then::Reset(REFUSED_STREAM)] {
+            let script = &*Box::leak(Box::new([first, Then::AnswerBytes]));
             let world = world().await;
             let (to, heard) = server(&world, script).await;
             let (_app, near) = said(b"hello").await;
@@ -231,6 +236,22 @@ fn who_did_not_take_the_stream_leaves_the_words_for_the_next() {
             let at_last: Vec<_> = heard.bytes().into_iter().filter(|(number, _)| *number == 1).collect();
             assert_eq!(at_last, [(1, b"hello".to_vec())], "{script:?}");
         }
+    });
+}
+
+/// In TLS 1.3 we have said them before we learn of it.
+#[test]
+fn who_does_not_trust_us_has_not_looked_at_the_words() {
+    worker(async {
+        let world = world().await;
+        let stranger = Identity::new(&Ca::new(), &world.trust, CLIENT, HOUR);
+        let route = stranger.route(SERVER, world.node.address);
+        let (_app, near) = said(b"hello").await;
+        let mut early = Early::default();
+        let request = ConnectRequest::to(Authority::from(world.node.address));
+        let dial = world.dial(world.node.address);
+        let error = world.pool.open_saying(Some(&near), &mut early, &route, &request, dial).await.unwrap_err();
+        assert_eq!((error.reason(), early.bytes(), early.is_out()), ("refused_by_peer", &b"hello"[..], false));
     });
 }
 

@@ -43,7 +43,8 @@ pub(crate) fn write() -> Result<()> {
     let rendered = shell::output(&mut template("culvert-system"))?;
     std::fs::write(paths::root().join("deploy/kubernetes/culvert.yaml"), format!("{HEAD}{rendered}"))?;
     let mut everything = template("namespace-here");
-    everything.args(["--api-versions", "monitoring.coreos.com/v1/ServiceMonitor"]);
+    // Names in the place of values are no values.
+    everything.args(["--api-versions", "monitoring.coreos.com/v1/ServiceMonitor", "--skip-schema-validation"]);
     for value in EVERYTHING {
         everything.args(["--set", value]);
     }

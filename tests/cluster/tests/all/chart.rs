@@ -23,6 +23,25 @@ fn the_plain_manifests_are_what_the_chart_gives() -> Result<()> {
     Ok(())
 }
 
+/// A slip in a value's name would be passed over in silence, and a wrong value be found by the pods only.
+#[test]
+fn values_that_the_chart_does_not_have_or_cannot_take_are_refused() -> Result<()> {
+    let cluster = Cluster::bare()?;
+    let chart = cluster.repository().join("deploy/helm/culvert");
+    for (value, refused) in [
+        ("keys.managed=false", ""),
+        ("control.replica=3", "'replica' not allowed"),
+        ("mesh.defaultMode=stict", "/mesh/defaultMode"),
+        ("control.replicas=0", "/control/replicas"),
+        ("agent.cni.binDir=opt/cni/bin", "/agent/cni/binDir"),
+    ] {
+        let rendered = cluster.helm().args(["template", "culvert"]).arg(&chart).args(["--set", value]).output()?;
+        let said = String::from_utf8_lossy(&rendered.stderr);
+        ensure!(rendered.status.success() == refused.is_empty() && said.contains(refused), "{value}: {said}");
+    }
+    Ok(())
+}
+
 /// Names in PromQL that are metrics of ours.
 fn metrics_in(expression: &str) -> impl Iterator<Item = &str> {
     expression

@@ -396,8 +396,9 @@ impl Session {
             self.nothing_said()?;
         }
         if self.role == Role::Dialling {
+            // These were not looked at, whatever the reason (RFC 9113 section 6.8).
             for (_, stream) in self.streams.iter_mut().filter(|(id, _)| **id > last) {
-                stream.reset.get_or_insert(StreamError::GoAway(reason));
+                stream.reset.get_or_insert(StreamError::GoAway(code::NO_ERROR));
                 stream.wake();
             }
         }
