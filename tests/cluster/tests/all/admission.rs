@@ -36,7 +36,7 @@ fn what_cannot_be_meant_is_refused_with_its_field() -> Result<()> {
         ("AuthorizationPolicy", json!({"rules": [{"to": [{"operation": {"ports": ["http"]}}]}]}), "http"),
         ("PeerAuthentication", json!({"mtls": {"mode": "ALWAYS"}}), "mode"),
         ("PeerAuthentication", json!({"portLevelMtls": {"8080": {"mode": "STRICT"}}}), "selector"),
-        ("RequestAuthentication", json!({"jwtRules": [{"jwksUri": "https://keys.example"}]}), "issuer"),
+        ("RequestAuthentication", json!({"jwtRules": [{"issuer": 5, "jwksUri": "https://keys.example"}]}), "issuer"),
     ] {
         let text = object(kind, spec);
         match cluster.apply(&text) {
