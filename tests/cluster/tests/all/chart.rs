@@ -30,6 +30,8 @@ fn values_that_the_chart_does_not_have_or_cannot_take_are_refused() -> Result<()
     let chart = cluster.repository().join("deploy/helm/culvert");
     for (value, refused) in [
         ("keys.managed=false", ""),
+        ("keys.schedule=@daily", ""),
+        ("enabled=true", ""),
         ("control.replica=3", "'replica' not allowed"),
         ("mesh.defaultMode=stict", "/mesh/defaultMode"),
         ("control.replicas=0", "/control/replicas"),
