@@ -27,5 +27,5 @@ pub use config::{ALPN_H2, Trust, anonymous_client_config, provider, server_name}
 pub use credentials::{Credentials, CredentialsError};
 pub use local::{CredentialsWriter, LocalIdentity};
 pub use peer::{VerifiedPeer, peer_of};
-pub use refusal::{Refusal, failure_reason, refusal_of};
+pub use refusal::{Refusal, failure_reason, is_certificate_refused, refusal_of};
 pub use verifier::{Expected, NOT_BEFORE_SKEW, PeerVerifier, Role, verify_chain};

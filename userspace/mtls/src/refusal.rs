@@ -126,6 +126,27 @@ pub fn failure_reason(error: &(dyn StdError + 'static)) -> &'static str {
     layers(error).find_map(word_of).unwrap_or("tls_error")
 }
 
+/// Whether the peer says with this that it does not want our certificate, which it finds out before it has read anything
+/// else from us (RFC 8446 section 6.2). All other alerts may come at any time.
+pub fn is_certificate_refused(error: &rustls::Error) -> bool {
+    use rustls::AlertDescription as Alert;
+    matches!(
+        error,
+        rustls::Error::AlertReceived(
+            Alert::HandshakeFailure
+                | Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::UnknownCA
+                | Alert::AccessDenied
+                | Alert::DecryptError
+                | Alert::CertificateRequired
+        )
+    )
+}
+
 fn word_of(layer: &(dyn StdError + 'static)) -> Option<&'static str> {
     if let Some(error) = layer.downcast_ref::<rustls::Error>() {
         return Some(match error {

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use culvert_mtls::failure_reason;
+use culvert_mtls::is_certificate_refused;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
@@ -154,6 +154,7 @@ impl Link {
     fn open(&mut self, input: &mut [u8]) -> Result<bool, StreamError> {
         let mut session = self.session.borrow_mut();
         let (used, opened) = self.tls.open(input, &mut self.own, |payload, follows| session.absorb(payload, follows));
+        let are_in = session.is_acknowledged();
         drop(session);
         self.rest.clear();
         self.rest.extend_from_slice(&input[used..]);
@@ -169,7 +170,7 @@ impl Link {
                 self.tls.last_words(&mut self.rest, &mut self.own);
                 // Nothing can be sealed any more, and the alert does not wait for it.
                 self.try_own();
-                Err(broken(error))
+                Err(broken(&error, are_in))
             }
         }
     }
@@ -227,7 +228,7 @@ impl Link {
         let (own, out) = buffer.split_at_mut(self.own.len());
         own.copy_from_slice(&self.own);
         let sealed = self.session.borrow_mut().drain(CHUNK, |plain| self.tls.seal(plain, &mut self.rest, out));
-        let end = self.own.len() + sealed.map_err(broken)?;
+        let end = self.own.len() + sealed.map_err(|_| StreamError::Lost(ErrorKind::InvalidData))?;
         self.own.clear();
         self.sealed = Some(Sealed { buffer, at: 0, end });
         Ok(())
@@ -264,10 +265,35 @@ fn lost(error: &io::Error) -> StreamError {
     StreamError::Lost(error.kind())
 }
 
-/// In TLS 1.3 the client's handshake ends before the server has judged it; its refusal comes later, as an alert.
-fn broken(error: rustls::Error) -> StreamError {
-    match failure_reason(&error) {
-        "refused_by_peer" => StreamError::RefusedByPeer,
-        _ => StreamError::Lost(ErrorKind::InvalidData),
+/// In TLS 1.3 the client's handshake ends before the server has judged it; its refusal comes later, as an alert. But where
+/// we `are_in`, the server having read what came behind our certificate, it may have read all that we said: an alert about a
+/// certificate is about its end then, and the words must not be said elsewhere. Nor after alerts about anything else.
+fn broken(error: &rustls::Error, are_in: bool) -> StreamError {
+    if is_certificate_refused(error) && !are_in {
+        StreamError::RefusedByPeer
+    } else {
+        StreamError::Lost(ErrorKind::InvalidData)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::{AlertDescription, Error};
+
+    use super::*;
+
+    #[test]
+    fn only_an_alert_about_the_certificate_of_one_who_has_not_let_us_in_is_a_refusal() {
+        let lost = StreamError::Lost(ErrorKind::InvalidData);
+        for (alert, are_in, wanted) in [
+            (AlertDescription::UnknownCA, false, StreamError::RefusedByPeer),
+            (AlertDescription::CertificateExpired, false, StreamError::RefusedByPeer),
+            (AlertDescription::CertificateExpired, true, lost),
+            (AlertDescription::BadRecordMac, false, lost),
+            (AlertDescription::InternalError, false, lost),
+        ] {
+            assert_eq!(broken(&Error::AlertReceived(alert), are_in), wanted, "{alert:?} {are_in}");
+        }
+        assert_eq!(broken(&Error::DecryptError, false), lost, "our own finding");
     }
 }

@@ -58,6 +58,8 @@ enum Then {
     /// The connection breaks, at once or when bytes have come.
     Break,
     BreakAtBytes,
+    /// Somebody on the way puts a record of his own between ours when bytes have come: the server's TLS ends with an alert.
+    Spoil,
 }
 
 /// What the server has heard: bytes by the number of their request, and how streams ended.
@@ -125,6 +127,7 @@ async fn serve(mut tls: TlsStream<TcpStream>, heard: Rc<Heard>, script: &'static
                     Then::AnswerOther => frame(HEADERS, 5, stream, &[0x89]),
                     Then::Reset(code) => frame(RST_STREAM, 0, stream, &[0, 0, 0, code]),
                     Then::BreakAtBytes => return,
+                    Then::Spoil => return spoil(tls).await,
                     _ => continue,
                 }
             }
@@ -142,6 +145,17 @@ async fn serve(mut tls: TlsStream<TcpStream>, heard: Rc<Heard>, script: &'static
         tls.write_all(&out).await.unwrap();
         tls.flush().await.unwrap();
     }
+}
+
+/// What a server does that is given a record which the client did not seal.
+async fn spoil(mut tls: TlsStream<TcpStream>) {
+    let (tcp, connection) = tls.get_mut();
+    let foreign = [&[23, 3, 3, 0, 32][..], &[0; 32]].concat();
+    connection.read_tls(&mut foreign.as_slice()).unwrap();
+    connection.process_new_packets().unwrap_err();
+    let mut alert = Vec::new();
+    connection.write_tls(&mut alert).unwrap();
+    tcp.write_all(&alert).await.unwrap();
 }
 
 async fn server(world: &World, script: &'static [Then]) -> (SocketAddr, Rc<Heard>) {
@@ -277,6 +291,7 @@ fn words_that_may_have_arrived_are_not_said_again() {
         for (then, wanted) in [
             (&[Then::Answer, Then::BreakAtBytes, Then::AnswerBytes], "tunnel_lost"),
             (&[Then::Answer, Then::Reset(2), Then::AnswerBytes], "reset"),
+            (&[Then::Answer, Then::Spoil, Then::AnswerBytes], "tunnel_lost"),
         ] {
             let world = world().await;
             let (to, heard) = server(&world, then).await;

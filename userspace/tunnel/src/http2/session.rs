@@ -65,6 +65,8 @@ pub(crate) struct Session {
     turn: u64,
     /// How often all that was at hand from the peer has been read.
     batch: u64,
+    /// The peer has acknowledged our SETTINGS.
+    acknowledged: bool,
     reader: Reader,
     decoder: Decoder,
     heard: Heard,
@@ -169,6 +171,11 @@ impl Session {
         self.batch
     }
 
+    /// Whether the peer has shown that it reads what we say: it can have said its own SETTINGS before it knew who we are.
+    pub(crate) fn is_acknowledged(&self) -> bool {
+        self.acknowledged
+    }
+
     pub(crate) fn new(role: Role, limits: &Limits) -> Self {
         let dialling = role == Role::Dialling;
         let header_list = if dialling { limits.client_header_list } else { limits.server_header_list };
@@ -177,6 +184,7 @@ impl Session {
             out: Vec::new(),
             turn: 0,
             batch: 0,
+            acknowledged: false,
             reader: Reader::new(limits.max_frame),
             decoder: Decoder::default(),
             heard: Heard::default(),

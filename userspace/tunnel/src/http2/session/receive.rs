@@ -328,6 +328,7 @@ impl Session {
             return Err(code::PROTOCOL_ERROR);
         }
         if head.has(flag::ACK) {
+            self.acknowledged = true;
             return if payload.is_empty() { Ok(()) } else { Err(code::FRAME_SIZE_ERROR) };
         }
         let (settings, []) = payload.as_chunks::<6>() else { return Err(code::FRAME_SIZE_ERROR) };
