@@ -126,8 +126,8 @@ pub fn failure_reason(error: &(dyn StdError + 'static)) -> &'static str {
     layers(error).find_map(word_of).unwrap_or("tls_error")
 }
 
-/// Whether the peer says with this that it does not want our certificate, which it finds out before it has read anything
-/// else from us (RFC 8446 section 6.2). All other alerts may come at any time.
+/// Whether the peer ends the handshake with this because of us: our certificate, its proof, or who we are (the alerts that RFC
+/// 8446 section 6.2 gives for it). All other alerts may also come later, when it has read what we said.
 pub fn is_certificate_refused(error: &rustls::Error) -> bool {
     use rustls::AlertDescription as Alert;
     matches!(
