@@ -53,7 +53,8 @@ fn named(api_version: &str, kind: &str, name: &str) -> Value {
 }
 
 fn node(name: &str, ready: &str, taints: Value) -> Value {
-    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {"taints": taints},
+    let metadata = json!({"name": name, "labels": {"kubernetes.io/os": "linux"}});
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": {"taints": taints},
         "status": {"conditions": [{"type": "Ready", "status": ready}],
             "nodeInfo": {"kernelVersion": "5.10.0-8-amd64", "operatingSystem": "linux", "architecture": "amd64",
                 "bootID": "", "containerRuntimeVersion": "", "kernelVersion": "5.10.0-8-amd64", "kubeProxyVersion": "",
@@ -132,7 +133,9 @@ fn options_give_what_helm_gives_for_the_same_values() {
     let plain = Options { namespace: "mesh".to_owned(), ..Options::default() };
     let rows: Vec<(Options, u32, Vec<&str>)> = vec![
         (plain.clone(), 31, vec![]),
+        (plain.clone(), 29, vec![]),
         (plain.clone(), 20, vec![]),
+        (Options { replicas: 1, ..plain.clone() }, 31, vec!["control.replicas=1"]),
         (Options { no_keeper: true, ..plain.clone() }, 31, vec!["keeper.enabled=false"]),
         (Options { no_cni: true, ..plain.clone() }, 31, vec!["agent.cni.enabled=false"]),
         (Options { istio_labels: true, ..plain.clone() }, 31, vec!["mesh.istioLabels=true"]),

@@ -2,12 +2,12 @@
 app.kubernetes.io/part-of: culvert
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
 {{- define "culvert.image" -}}
-{{ .root.Values.images.repository }}/{{ .name }}:{{ .root.Values.images.tag | default .root.Chart.AppVersion }}
+{{ printf "%s/%s:%s" .root.Values.images.repository .name (.root.Values.images.tag | default .root.Chart.AppVersion) | quote }}
 {{- end }}
 
 {{- define "culvert.pullSecrets" -}}
@@ -23,7 +23,12 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{- /* The job and the cron job run the same. */ -}}
+{{- /* Nothing of culvert runs on Windows, nor on nodes that are none; a user may say otherwise. */ -}}
+{{- define "culvert.nodeSelector" -}}
+nodeSelector: {{- merge (deepCopy (. | default dict)) (dict "kubernetes.io/os" "linux") | toYaml | nindent 2 }}
+{{- end }}
+
+{{- /* The job and the cron job run the same, where the control plane may run. */ -}}
 {{- define "culvert.keysPod" -}}
 metadata:
   labels:
@@ -38,13 +43,20 @@ spec:
     runAsUser: 65532
     runAsGroup: 65532
     seccompProfile: {type: RuntimeDefault}
+  {{- include "culvert.nodeSelector" .Values.control.nodeSelector | nindent 2 }}
   tolerations:
   - {key: culvert.dev/agent-not-ready, operator: Exists}
+  {{- with .Values.control.tolerations }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
   containers:
   - name: keys
     image: {{ include "culvert.image" (dict "root" . "name" "culvert-control") }}
     imagePullPolicy: {{ .Values.images.pullPolicy }}
-    args: [ca, --namespace={{ .Release.Namespace }}, --trust-domain={{ .Values.trustDomain }}]
+    args:
+    - ca
+    - {{ printf "--namespace=%s" .Release.Namespace | quote }}
+    - {{ printf "--trust-domain=%s" .Values.trustDomain | quote }}
     resources:
       requests: {cpu: 10m, memory: 32Mi}
       limits: {memory: 128Mi}

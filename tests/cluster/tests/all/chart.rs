@@ -32,7 +32,20 @@ fn values_that_the_chart_does_not_have_or_cannot_take_are_refused() -> Result<()
         ("keys.managed=false", ""),
         ("keys.schedule=@daily", ""),
         ("enabled=true", ""),
+        ("images.tag=v1.2_3-rc.4", ""),
+        ("agent.maxUnavailable=10%", ""),
+        ("control.podAnnotations.a=b", ""),
         ("control.replica=3", "'replica' not allowed"),
+        // Null takes a default away: what is left must not be off in silence.
+        ("agent.cni.enabled=null", "missing property 'enabled'"),
+        ("keys.managed=null", "missing property 'managed'"),
+        ("images=null", "missing property 'images'"),
+        ("images.tag=sha256:abcd", "/images/tag"),
+        ("images.repository=registry/", "/images/repository"),
+        ("control.leafLife=1", "/control/leafLife"),
+        ("mesh.clusterRanges[0]=foo/99", "/mesh/clusterRanges/0"),
+        ("agent.cni.binDir=/", "/agent/cni/binDir"),
+        ("agent.maxUnavailable=0", "/agent/maxUnavailable"),
         ("mesh.defaultMode=stict", "/mesh/defaultMode"),
         ("control.replicas=0", "/control/replicas"),
         ("agent.cni.binDir=opt/cni/bin", "/agent/cni/binDir"),
@@ -40,6 +53,64 @@ fn values_that_the_chart_does_not_have_or_cannot_take_are_refused() -> Result<()
         let rendered = cluster.helm().args(["template", "culvert"]).arg(&chart).args(["--set", value]).output()?;
         let said = String::from_utf8_lossy(&rendered.stderr);
         ensure!(rendered.status.success() == refused.is_empty() && said.contains(refused), "{value}: {said}");
+    }
+    Ok(())
+}
+
+/// Agents need what a container runtime's profiles forbid; everything keeps off Windows, and jobs run where the control
+/// plane may.
+#[test]
+fn pods_have_the_profiles_and_the_places_that_they_need() -> Result<()> {
+    let cluster = Cluster::bare()?;
+    let chart = cluster.repository().join("deploy/helm/culvert");
+    for (version, field) in [("1.31.0", true), ("1.29.0", false)] {
+        let mut template = cluster.helm();
+        template.args(["template", "123"]).arg(&chart).args(["--namespace", "456", "--kube-version", version]);
+        template.args(["--set", "control.nodeSelector.pool=infra,agent.nodeSelector.mesh=yes,agent.log=info #x"]);
+        template.args(["--set", "control.tolerations[0].key=dedicated,control.replicas=1"]);
+        let rendered = template.output()?;
+        ensure!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
+        let objects: Vec<Value> = serde_saphyr::from_multiple(&String::from_utf8(rendered.stdout)?)?;
+        let find = |kind: &str, name: &str| {
+            let mut found = objects.iter().filter(|one| one["kind"] == kind);
+            let found = found.find(|one| one["metadata"]["name"].as_str().is_some_and(|known| known.starts_with(name)));
+            found.with_context(|| format!("{kind} {name}"))
+        };
+        let template = &find("DaemonSet", "culvert-agent")?["spec"]["template"];
+        let context = &template["spec"]["containers"][0]["securityContext"];
+        ensure!(context["seccompProfile"]["type"] == "Unconfined", "{context}");
+        ensure!((context["appArmorProfile"]["type"] == "Unconfined") == field, "{context}");
+        let annotation = &template["metadata"]["annotations"]["container.apparmor.security.beta.kubernetes.io/agent"];
+        ensure!((annotation == "unconfined") != field, "{version}: {annotation}");
+        let words = &template["spec"]["containers"][0]["args"];
+        ensure!(words.as_array().is_some_and(|words| words.contains(&json!("--log=info #x"))), "{words}");
+        ensure!(template["metadata"]["labels"]["app.kubernetes.io/instance"] == "123", "{template}");
+        let control = find("Deployment", "culvert-control")?;
+        ensure!(control["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0, "{control}");
+        for (object, own) in [
+            (&template["spec"], json!({"kubernetes.io/os": "linux", "mesh": "yes"})),
+            (
+                &find("DaemonSet", "culvert-keeper")?["spec"]["template"]["spec"],
+                json!({"kubernetes.io/os": "linux", "mesh": "yes"}),
+            ),
+            (&control["spec"]["template"]["spec"], json!({"kubernetes.io/os": "linux", "pool": "infra"})),
+            (
+                &find("Job", "culvert-keys-")?["spec"]["template"]["spec"],
+                json!({"kubernetes.io/os": "linux", "pool": "infra"}),
+            ),
+            (
+                &find("Job", "culvert-leave")?["spec"]["template"]["spec"],
+                json!({"kubernetes.io/os": "linux", "pool": "infra"}),
+            ),
+            (
+                &find("CronJob", "culvert-keys")?["spec"]["jobTemplate"]["spec"]["template"]["spec"],
+                json!({"kubernetes.io/os": "linux", "pool": "infra"}),
+            ),
+        ] {
+            ensure!(object["nodeSelector"] == own, "{object}");
+        }
+        let keys = &find("Job", "culvert-keys-")?["spec"]["template"]["spec"]["tolerations"];
+        ensure!(keys.as_array().is_some_and(|all| all.contains(&json!({"key": "dedicated"}))), "{keys}");
     }
     Ok(())
 }

@@ -119,7 +119,8 @@ pub(super) fn pod(agent: &Value, node: &str) -> Value {
         json!({"app.kubernetes.io/name": NAME, "app.kubernetes.io/part-of": "culvert", "culvert.dev/enroll": "false"});
     let name = format!("{NAME}-{}", node.chars().take(200).collect::<String>());
     json!({"apiVersion": "v1", "kind": "Pod", "spec": spec,
-        "metadata": {"name": name, "namespace": agent["metadata"]["namespace"], "labels": labels}})
+        "metadata": {"name": name, "namespace": agent["metadata"]["namespace"], "labels": labels,
+            "annotations": agent["spec"]["template"]["metadata"]["annotations"]}})
 }
 
 /// Would the DaemonSet put an agent there.

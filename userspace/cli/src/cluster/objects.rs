@@ -135,7 +135,9 @@ pub fn objects(options: &Options, server: Option<&Server>) -> Result<Vec<Value>,
     options.check()?;
     let everything: Vec<Value> = serde_saphyr::from_multiple(EVERYTHING).unwrap_or_default();
     let mut objects = vec![json!({"apiVersion": "v1", "kind": "Namespace",
-        "metadata": {"name": options.namespace, "labels": {"app.kubernetes.io/part-of": "culvert"}}})];
+        "metadata": {"name": options.namespace, "labels": {"app.kubernetes.io/part-of": "culvert",
+            // Agents are of the node: a cluster that holds its namespaces to `baseline` would make none of their pods.
+            "pod-security.kubernetes.io/enforce": "privileged"}}})];
     for mut object in everything {
         if !wanted(&object, options, server) {
             continue;
@@ -144,9 +146,13 @@ pub fn objects(options: &Options, server: Option<&Server>) -> Result<Vec<Value>,
         thin(&mut object, options);
         if object["kind"] == "Deployment" {
             object["spec"]["replicas"] = options.replicas.into();
+            if options.replicas == 1 {
+                // The only one stays until the next one is ready.
+                object["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] = 0.into();
+            }
         }
-        if server.is_some_and(|server| server.minor < 21) {
-            older(&mut object);
+        if let Some(server) = server {
+            older(&mut object, server.minor);
         }
         objects.push(object);
     }
@@ -249,11 +255,23 @@ fn thin(object: &mut Value, options: &Options) {
     }
 }
 
-/// As servers before 1.21 know these kinds.
-fn older(object: &mut Value) {
+/// As a server of Kubernetes 1.`minor` knows it.
+fn older(object: &mut Value, minor: u32) {
     match object["kind"].as_str() {
-        Some("PodDisruptionBudget") => object["apiVersion"] = "policy/v1beta1".into(),
-        Some("CronJob") => object["apiVersion"] = "batch/v1beta1".into(),
+        Some("PodDisruptionBudget") if minor < 21 => object["apiVersion"] = "policy/v1beta1".into(),
+        Some("CronJob") if minor < 21 => object["apiVersion"] = "batch/v1beta1".into(),
+        Some("DaemonSet") if minor < 30 => {
+            // The field is of 1.30; before, an annotation says the same.
+            let template = &mut object["spec"]["template"];
+            let profile = template
+                .pointer_mut("/spec/containers/0/securityContext")
+                .and_then(Value::as_object_mut)
+                .and_then(|context| context.remove("appArmorProfile"));
+            if profile.is_some() {
+                template["metadata"]["annotations"]["container.apparmor.security.beta.kubernetes.io/agent"] =
+                    "unconfined".into();
+            }
+        }
         _ => {}
     }
 }

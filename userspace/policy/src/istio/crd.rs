@@ -74,7 +74,9 @@ impl Definition {
         json!({
             "apiVersion": "apiextensions.k8s.io/v1",
             "kind": "CustomResourceDefinition",
-            "metadata": {"name": format!("{}.{}", self.plural, self.group)},
+            // With the definition every object of the kind would go: what removes the chart (Argo CD, say) leaves it.
+            "metadata": {"name": format!("{}.{}", self.plural, self.group),
+                "annotations": {"helm.sh/resource-policy": "keep"}},
             "spec": {"group": self.group, "names": names, "scope": self.scope, "versions": versions},
         })
     }
