@@ -42,10 +42,15 @@ impl Cli {
         if first.starts_with('-') && !["-h", "--help", "-V", "--version"].contains(&first) {
             arguments.insert(1, "serve".into());
         }
-        let cli = Self::try_parse_from(arguments)?;
+        let mut cli = Self::try_parse_from(arguments)?;
+        if let Command::Check { folder, mesh } = &mut cli.command
+            && let Some(folder) = folder.take()
+        {
+            mesh.manifests = Some(folder);
+        }
         let (needed, given) = match &cli.command {
             Command::Serve(run) => (run.source == SourceKind::Directory, run.mesh.manifests.is_some()),
-            Command::Check { mesh } => (true, mesh.manifests.is_some()),
+            Command::Check { mesh, .. } => (true, mesh.manifests.is_some()),
             Command::Token { .. } | Command::RotateRoot { .. } | Command::Ca(_) => (false, false),
         };
         match (needed, given) {
@@ -89,6 +94,9 @@ pub enum Command {
     Ca(CaArgs),
     /// Read a directory, print every complaint, and say whether there are errors (exit code 1).
     Check {
+        /// Directory of Kubernetes and Istio YAML; the same as `--manifests`.
+        #[arg(value_name = "DIR", conflicts_with = "manifests")]
+        folder: Option<PathBuf>,
         #[command(flatten)]
         /// What to read.
         mesh: MeshArgs,
@@ -308,6 +316,12 @@ mod tests {
         let parse = |words: &str| Cli::of(words.split(' ').map(Into::into).collect());
         assert!(parse("c --state s --listen 127.0.0.1:1 --manifests m").is_ok());
         assert!(parse("c --state s --listen 127.0.0.1:1").is_err());
+        for words in ["c check m", "c check --manifests m"] {
+            let Command::Check { mesh, .. } = parse(words).unwrap().command else { panic!("{words}") };
+            assert_eq!(mesh.manifests.as_deref(), Some("m".as_ref()), "{words}");
+        }
+        assert!(parse("c check").is_err());
+        assert!(parse("c check m --manifests m").is_err());
         assert!(parse("c --state s --listen 127.0.0.1:1 --source kube").is_ok());
         assert!(parse("c --state s --listen 127.0.0.1:1 --source kube --manifests m").is_err());
         assert!(parse("c check").is_err());

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     };
     ExitCode::from(match cli.command {
         Command::Serve(args) => serve(args),
-        Command::Check { mesh } => check(&mesh),
+        Command::Check { mesh, .. } => check(&mesh),
         Command::Ca(args) => ca(&args),
         Command::RotateRoot { state, hold, retire } => match run::rotate_root(&state, hold, retire) {
             Ok(()) => {

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::SocketAddr,
+    net::{Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -207,7 +207,15 @@ fn control_address(text: &str) -> Result<SocketAddr, String> {
         return Err(format!("\"{text}\" does not begin with https://; {remedy}"));
     };
     let authority = rest.strip_suffix('/').unwrap_or(rest);
-    authority.parse().map_err(|_| format!("\"{authority}\" is not an IP address and a port; {remedy}"))
+    bracketed(authority).parse().map_err(|_| format!("\"{authority}\" is not an IP address and a port; {remedy}"))
+}
+
+/// `fd00::1:443` as `[fd00::1]:443`: Kubernetes puts a Service's IPv6 address into the environment without brackets.
+pub(super) fn bracketed(authority: &str) -> String {
+    match authority.rsplit_once(':') {
+        Some((ip, port)) if ip.parse::<Ipv6Addr>().is_ok() => format!("[{ip}]:{port}"),
+        _ => authority.to_owned(),
+    }
 }
 
 fn trust_domain(text: &str) -> Result<TrustDomain, String> {

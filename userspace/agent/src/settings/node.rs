@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    checked::{Checker, absolute, or, path},
+    checked::{Checker, absolute, bracketed, or, path},
     raw::Run,
 };
 use crate::{
@@ -99,7 +99,7 @@ fn https(text: &str) -> Result<String, String> {
     if rest.is_empty() || rest.contains('/') {
         return Err(format!("\"{text}\" is not https://HOST:PORT, such as https://10.96.0.1:443"));
     }
-    Ok(format!("https://{rest}"))
+    Ok(format!("https://{}", bracketed(rest)))
 }
 
 fn namespaces(text: &str) -> Result<Vec<String>, String> {

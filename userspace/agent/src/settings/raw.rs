@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 /// The node agent of culvert.
+///
+/// Of a flag that is given twice the last one counts: the chart's `agent.extraArgs` come after its own.
 #[derive(Debug, Parser)]
-#[command(name = "culvert-agent", version, args_conflicts_with_subcommands = true)]
+#[command(name = "culvert-agent", version, args_conflicts_with_subcommands = true, args_override_self = true)]
 pub struct Cli {
     /// A small client of a running agent; without one the agent itself runs.
     #[command(subcommand)]
